@@ -1,0 +1,108 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The kernel side: BPF programs on allocation and deallocation sites of a target, per-type
+ * counters, and the census. One `struct probe` a daemon (it owns the BPF object and its maps), one
+ * `struct probe_target` a watched process (it owns the links). Nothing is pinned: when the daemon
+ * dies, the kernel detaches everything.
+ *
+ * Phases: probe_open (load) -> probe_attach (plan sites, attach) -> read, arm a census -> free.
+ */
+#ifndef PYLEAK_PROBE_PROBE_H
+#define PYLEAK_PROBE_PROBE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "daemon/python/python.h"
+#include "daemon/util/err.h"
+
+struct probe;
+struct probe_target;
+
+struct probe_options {
+	unsigned max_targets; /* slots; default 64 when 0, at most PYLEAK_MAX_TARGETS */
+	unsigned max_types;   /* counters over all targets; default 131072 when 0 */
+};
+
+/* Loads the BPF object. -EPERM: which capability is missing; -EOPNOTSUPP: which kernel feature,
+ * found by trying it, never by version. */
+int probe_open(const struct probe_options *o, struct probe **ret, struct err *err);
+void probe_free(struct probe *p);
+void probe_freep(struct probe **p);
+
+/* Readable when a census has ended or a class has died; then call probe_dispatch(), which calls
+ * the targets' callbacks. Never blocks. */
+int probe_fd(const struct probe *p);
+int probe_dispatch(struct probe *p);
+
+/* ---- census ---- */
+
+enum census_status {
+	CENSUS_OK,
+	CENSUS_TOO_LARGE, /* the walk would have taken longer than its budget and was given up */
+	CENSUS_FAULT,	  /* a page was not there, or a link did not fit: try again later */
+};
+
+struct census_type {
+	uint64_t type;		 /* address */
+	uint64_t live;		 /* tracked objects at that instant */
+	uint64_t births, deaths; /* counters at the same instant, since attach */
+};
+
+struct census_result {
+	enum census_status status;
+	int64_t at_ms;	   /* realtime */
+	uint64_t pause_ns; /* how long the target's thread was held */
+	uint64_t objects;  /* walked */
+	bool outside;	   /* read from outside, no pause: see probe_census_outside() */
+	const struct census_type *types; /* valid during the callback */
+	size_t n_types;
+};
+
+struct probe_target_options {
+	void *userdata;
+	void (*on_census)(struct probe_target *t, const struct census_result *r, void *userdata);
+};
+
+/* Plans the sites, attaches all of them with one uprobe_multi link per program. The python object
+ * stays the caller's and must outlive the target. */
+int probe_attach(struct probe *p, const struct python *py, const struct probe_target_options *o,
+	struct probe_target **ret, struct err *err);
+/* Detaches and forgets the target's counters. NULL is fine. */
+void probe_target_free(struct probe_target *t);
+
+/* "3 birth sites (PyType_GenericAlloc+12 push, …), 2 death sites (…)": one line. Returns buf. */
+char *probe_target_describe(const struct probe_target *t, char *buf, size_t n);
+
+/* Arms a census: the next hit at which the collector is idle walks the rings, for at most
+ * budget_ns (it gives up at the limit: the pause is bounded whatever the heap). One at a time:
+ * -EBUSY. The result comes through on_census. probe_census_cancel() takes an unanswered one back. */
+int probe_census_arm(struct probe_target *t, uint64_t budget_ns);
+void probe_census_cancel(struct probe_target *t);
+
+/* The same for an idle target, which never hits a probe: reads the rings from outside until two
+ * passes agree (python_read_levels()), with no pause. Calls on_census before it returns 0;
+ * -EAGAIN when the heap would not hold still; -E2BIG above max_objects. */
+int probe_census_outside(struct probe_target *t, uint64_t max_objects);
+
+/* ---- counters ---- */
+
+struct probe_count {
+	uint64_t type;		 /* address of the type */
+	uint64_t incarnation;	 /* differs when the address was used again for another type */
+	uint64_t births, deaths; /* since attach, or since this incarnation began */
+	bool gone;		 /* the type has died: last report of it */
+};
+
+struct probe_totals {
+	uint64_t hits;	  /* probe hits of this target */
+	uint64_t dropped; /* events not counted because a table was full: data is lossy */
+	uint64_t run_ns;  /* time spent in our programs for this target, estimate: hits x cost a hit */
+};
+
+/* All types of the target with their counters now; *ret is malloc'ed. */
+int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *ret_n,
+	struct probe_totals *ret_totals);
+
+#endif

@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What survives a restart of the daemon: the index of dumps and the firings of triggers, in one
+ * SQLite file below the state folder (0700), and the dump folders beside it:
+ *
+ *   STATE/pyleak.db
+ *   STATE/dumps/ID/{snapshot,chain.dot,chain.svg,dump.json,report.html}
+ *
+ * A dump is made in STATE/dumps/.ID.tmp and renamed when it is whole; what is left half made by a
+ * crash is removed at the next start. Folders 0700, files 0600, O_EXCL.
+ */
+#ifndef PYLEAK_STORE_STORE_H
+#define PYLEAK_STORE_STORE_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "daemon/trigger/trigger.h"
+#include "daemon/util/err.h"
+
+struct store;
+
+#define DUMP_ID_MAX 64 /* "20261123T082558-4711-1": time, pid, serial; [0-9A-Za-z-] only */
+
+struct store_dump {
+	char id[DUMP_ID_MAX];
+	int64_t at_ms;
+	int32_t pid;
+	uid_t uid; /* of the target: its user may read the dump */
+	char comm[16];
+	char trigger[16];  /* manual, verdict, threshold, alert, timer */
+	char state[16];	   /* running, done, failed, refused */
+	char error[512];   /* for failed and refused */
+	uint64_t bytes;	   /* of the folder */
+	char path[512];	   /* of the folder */
+};
+
+/* Opens (makes) the state folder and the database; sweeps half-made dumps. */
+int store_open(const char *state_dir, struct store **ret, struct err *err);
+void store_close(struct store *s);
+
+/* Begins a dump: row in state "running", temporary folder made; fills id, path. */
+int store_dump_begin(struct store *s, struct store_dump *d, struct err *err);
+/* Ends it: state and error out of *d; "done" renames the folder to its final place (path is
+ * updated) and counts its bytes, anything else removes it but keeps the row. */
+int store_dump_end(struct store *s, struct store_dump *d, struct err *err);
+int store_dump_get(struct store *s, const char *id, struct store_dump *ret, struct err *err);
+/* Newest first; malloc'ed. */
+int store_dump_list(struct store *s, struct store_dump **ret, size_t *ret_n, struct err *err);
+int store_dump_remove(struct store *s, const char *id, struct err *err);
+/* Removes the oldest dumps until all of them together are within max_bytes; number removed. */
+int store_dump_trim(struct store *s, uint64_t max_bytes, struct err *err);
+
+int store_firing_add(struct store *s, const struct trigger_record *r, struct err *err);
+/* Firings since since_ms, oldest first; malloc'ed. Older than that and 30 days are deleted. */
+int store_firing_list(struct store *s, int64_t since_ms, struct trigger_record **ret,
+	size_t *ret_n, struct err *err);
+
+#endif

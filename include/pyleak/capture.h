@@ -1,0 +1,69 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Daemon <-> capture helper (libexec/pyleak/pyleak-capture). One helper process a capture.
+ *
+ * The helper has a SOCK_SEQPACKET socket as fd 3 (inherited from the daemon, or passed by systemd
+ * socket activation, Accept=yes; then it is fd 3 too). The daemon sends one request with the output file's descriptor
+ * attached (SCM_RIGHTS, open O_RDWR, empty); the helper writes the snapshot there and answers
+ * with any number of progress messages and one result, then exits. If the socket closes without
+ * a result, the capture failed and the kernel has let the target go.
+ */
+#ifndef PYLEAK_CAPTURE_H
+#define PYLEAK_CAPTURE_H
+
+#include <stdint.h>
+
+#define CAPTURE_PROTOCOL 1
+
+enum capture_keys {
+	CAPTURE_KEYS_OFF,	  /* never name a dict key */
+	CAPTURE_KEYS_IDENTIFIERS, /* DESIGN.md: namespaces, and interned names of code objects */
+	CAPTURE_KEYS_ALL,	  /* every str key */
+};
+
+#define CAPTURE_FORCE 1u /* stop longer than pause_max_ns if need be */
+
+struct capture_request {
+	uint32_t protocol; /* CAPTURE_PROTOCOL */
+	int32_t pid;
+	uint64_t start_ticks; /* of the process meant: struct proc_id */
+	uint64_t pause_max_ns;	/* refuse above this predicted stop */
+	uint64_t deadline_ns;	/* for the whole capture */
+	uint64_t max_objects;	/* 0: no cap */
+	double headroom;	/* share of the target's memory limit that must be free */
+	uint32_t keys;		/* enum capture_keys */
+	uint32_t flags;		/* CAPTURE_FORCE */
+	uint32_t die_at;	/* tests only (PYLEAK_CAPTURE_DIE_AT): SIGKILL itself at this step; 0 never */
+	uint32_t reserved;
+};
+
+enum capture_message_kind {
+	CAPTURE_PROGRESS = 1,
+	CAPTURE_RESULT,
+};
+
+enum capture_code {
+	CAPTURE_DONE = 0,
+	CAPTURE_NO = 1,	     /* no such process, not a Python */
+	CAPTURE_REFUSED = 4, /* a guard said no: text says which and what to do */
+	CAPTURE_FAILED = 5,
+};
+
+struct capture_message {
+	uint32_t protocol;
+	uint32_t kind; /* enum capture_message_kind */
+	int32_t code;  /* enum capture_code, for CAPTURE_RESULT */
+	uint32_t skipped;
+	uint64_t predicted_pause_ns;
+	uint64_t pause_ns; /* the whole stop of the target, reaping included */
+	uint64_t duration_ns;
+	uint64_t objects, edges;
+	uint32_t truncated; /* 0 whole graph; 1: `text` says why it is not all there */
+	uint32_t tries;	    /* gate attempts */
+	char text[512];	    /* progress or error in words */
+};
+
+_Static_assert(sizeof(struct capture_request) == 72, "protocol");
+_Static_assert(sizeof(struct capture_message) == 584, "protocol");
+
+#endif
