@@ -63,7 +63,7 @@ struct capture_message {
 	char text[512];	    /* progress or error in words */
 };
 
-_Static_assert(sizeof(struct capture_request) == 72, "protocol");
-_Static_assert(sizeof(struct capture_message) == 584, "protocol");
+_Static_assert(sizeof(struct capture_request) == 64, "protocol");
+_Static_assert(sizeof(struct capture_message) == 576, "protocol");
 
 #endif
