@@ -9,6 +9,7 @@
 
 #include <jansson.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <sys/types.h>
 #include <systemd/sd-event.h>
 
@@ -34,7 +35,8 @@ typedef void (*serve_handler)(struct serve_request *q, const char *verb, json_t 
  * that is used. */
 int serve_open(sd_event *event, const char *path, serve_handler handler, void *userdata,
 	struct serve **ret, struct err *err);
-/* Closes, removes the socket file. Requests in flight get an error reply. */
+/* Closes, removes the socket file. Requests in flight get an error reply and then count as hung
+ * up. Not to be called from a handler. */
 void serve_free(struct serve *s);
 
 /* Replies. result is stolen. fd (-1: none) is sent along and stays the caller's. The request is
@@ -47,5 +49,9 @@ void serve_progress(struct serve_request *q, const char *fmt, ...) _printf_(2, 3
 /* Called when the client hangs up before the reply (may be NULL); the request is gone after it
  * returns and must not be replied to. */
 void serve_request_on_hangup(struct serve_request *q, void (*f)(void *), void *arg);
+
+/* Instead of 30 s for a half request or an answer that is not taken, 5 min for a silent
+ * connection; tests do not want to wait. */
+void serve_set_timeouts(struct serve *s, uint64_t request_us, uint64_t idle_us);
 
 #endif
