@@ -29,15 +29,15 @@
 #define CONNECTIONS_MAX 64
 /* Root must get in while a user fills what is left. */
 #define CONNECTIONS_MAX_UNPRIVILEGED 48
-#define CONNECTIONS_MAX_PER_UID	     16
+#define CONNECTIONS_MAX_PER_UID      16
 /* Output of all connections together; a reply above that becomes an error. */
 #define QUEUED_MAX ((size_t)64 << 20)
 /* A connection with that much unread output gets no further request served and no progress. */
-#define OUTPUT_HIGH	   ((size_t)64 << 10)
+#define OUTPUT_HIGH        ((size_t)64 << 10)
 #define REQUEST_TIMEOUT_US (30 * 1000000ULL)
-#define IDLE_TIMEOUT_US	   (300 * 1000000ULL)
-#define GROUP_CACHE_NS	   (10 * 1000000000ULL)
-#define ACCEPT_BATCH	   16
+#define IDLE_TIMEOUT_US    (300 * 1000000ULL)
+#define GROUP_CACHE_NS     (10 * 1000000000ULL)
+#define ACCEPT_BATCH       16
 
 struct chunk {
 	struct chunk *next;
@@ -62,10 +62,10 @@ struct conn {
 	struct chunk *out, **out_tail;
 	size_t out_bytes;
 	uint64_t idle_since, half_since, out_since; /* CLOCK_MONOTONIC, us */
-	bool half;	 /* an unfinished line is in `in`, or is being skipped */
-	bool skipping;	 /* the line is too long: throw away up to its end */
-	bool eof;	 /* the client sends no more, but may still read */
-	bool dead;	 /* to be freed when control is back in the event loop */
+	bool half;       /* an unfinished line is in `in`, or is being skipped */
+	bool skipping;   /* the line is too long: throw away up to its end */
+	bool eof;        /* the client sends no more, but may still read */
+	bool dead;       /* to be freed when control is back in the event loop */
 	bool processing; /* a handler may be on the stack */
 	size_t in_len;
 	char in[CONTROL_REQUEST_MAX];
@@ -147,8 +147,9 @@ static int identify(struct serve *s, int fd, struct serve_peer *ret)
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
 		return -errno;
 	*ret = (struct serve_peer){.pid = cred.pid, .uid = cred.uid, .gid = cred.gid};
-	ret->privileged = cred.uid == 0 || (find_group(s, &group) &&
-		(cred.gid == group || has_supplementary_group(fd, group)));
+	ret->privileged =
+		cred.uid == 0 || (find_group(s, &group) &&
+					 (cred.gid == group || has_supplementary_group(fd, group)));
 	return 0;
 }
 
@@ -522,11 +523,13 @@ void serve_reply(struct serve_request *q, json_t *result, int fd)
 		text = json_dumps(reply, JSON_COMPACT);
 	json_decref(reply);
 	if (!text) {
-		serve_reply_error(q, EXIT_BROKEN, "pyleakd could not build the answer: out of memory");
+		serve_reply_error(
+			q, EXIT_BROKEN, "pyleakd could not build the answer: out of memory");
 		return;
 	}
 	if (strlen(text) >= CONTROL_LINE_MAX) {
-		serve_reply_error(q, EXIT_BROKEN, "the answer is longer than %u MiB: ask for less (-n, --since, --step)",
+		serve_reply_error(q, EXIT_BROKEN,
+			"the answer is longer than %u MiB: ask for less (-n, --since, --step)",
 			CONTROL_LINE_MAX >> 20);
 		return;
 	}
@@ -537,7 +540,8 @@ void serve_reply(struct serve_request *q, json_t *result, int fd)
 	}
 	r = conn_queue(q->c, text, fd);
 	if (r < 0) {
-		serve_reply_error(q, EXIT_BROKEN, "pyleakd could not send the answer: %s", strerror(-r));
+		serve_reply_error(
+			q, EXIT_BROKEN, "pyleakd could not send the answer: %s", strerror(-r));
 		return;
 	}
 	c = q->c;
@@ -626,8 +630,8 @@ static int conn_new(struct serve *s, int fd, const struct serve_peer *peer)
 	c->idle_since = now_us();
 	r = sd_event_add_io(s->event, &c->io, fd, EPOLLIN, on_io, c);
 	if (r >= 0)
-		r = sd_event_add_time(s->event, &c->timer, CLOCK_MONOTONIC, UINT64_MAX, 100000,
-			on_timeout, c);
+		r = sd_event_add_time(
+			s->event, &c->timer, CLOCK_MONOTONIC, UINT64_MAX, 100000, on_timeout, c);
 	if (r >= 0)
 		r = sd_event_add_defer(s->event, &c->defer, on_defer, c);
 	if (r >= 0)
@@ -715,15 +719,18 @@ static int probe_socket(const char *path, const struct sockaddr_un *sun, struct 
 			return 0;
 		if (errno == EAGAIN)
 			return err_set(err, -EADDRINUSE,
-				"%s: a daemon listens there already, and does not answer: stop it, or use --socket",
+				"%s: a daemon listens there already, and does not answer: stop it, "
+				"or use --socket",
 				path);
-		return err_set(err, -errno, "%s: cannot tell whether a daemon listens there: %s: remove it, or use --socket",
+		return err_set(err, -errno,
+			"%s: cannot tell whether a daemon listens there: %s: remove it, or use "
+			"--socket",
 			path, strerror(errno));
 	}
 	if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0)
 		cred.pid = 0;
-	return err_set(err, -EADDRINUSE, "%s: pid %d listens there already: stop it, or use --socket",
-		path, cred.pid);
+	return err_set(err, -EADDRINUSE,
+		"%s: pid %d listens there already: stop it, or use --socket", path, cred.pid);
 }
 
 static int make_folder(const char *path, struct err *err)
@@ -753,8 +760,7 @@ static int clear_path(const char *path, const struct sockaddr_un *sun, struct er
 	int r;
 
 	if (lstat(path, &before) < 0)
-		return errno == ENOENT ? 0
-				       : err_set(err, -errno, "%s: %s", path, strerror(errno));
+		return errno == ENOENT ? 0 : err_set(err, -errno, "%s: %s", path, strerror(errno));
 	if (!S_ISSOCK(before.st_mode))
 		return err_set(err, -EEXIST,
 			"%s: exists and is not a socket: remove it, or use --socket", path);
@@ -777,8 +783,8 @@ static int listen_at(struct serve *s, const char *path, struct err *err)
 	int r;
 
 	if (strlen(path) >= sizeof(sun.sun_path))
-		return err_set(err, -ENAMETOOLONG, "%s: a socket's path has at most %zu bytes", path,
-			sizeof(sun.sun_path) - 1);
+		return err_set(err, -ENAMETOOLONG, "%s: a socket's path has at most %zu bytes",
+			path, sizeof(sun.sun_path) - 1);
 	strcpy(sun.sun_path, path);
 	r = make_folder(path, err);
 	if (!r)

@@ -36,7 +36,9 @@ struct store_dump {
 	char path[512];	   /* of the folder */
 };
 
-/* Opens (makes) the state folder and the database; sweeps half-made dumps. */
+/* Opens (makes) the state folder and the database; sweeps half-made dumps. Another daemon there:
+ * -EBUSY, err names its pid. A damaged database is moved aside and a new one made: that is a
+ * success with a note in err, which is empty otherwise. */
 int store_open(const char *state_dir, struct store **ret, struct err *err);
 void store_close(struct store *s);
 
