@@ -50,7 +50,7 @@ struct track_verdict {
 	int64_t first_seen_ms;	 /* when it last left TRACK_NONE */
 	int64_t count;		 /* level at the last sample, or TRACK_UNKNOWN */
 	int64_t delta;		 /* growth over the window */
-	double rate_per_hour;	 /* robust slope */
+	double rate_per_hour;	 /* robust slope; 0 where nothing moves */
 	double confidence;	 /* 0..1 */
 	char reason[256];	 /* one sentence a person believes */
 };
@@ -62,8 +62,10 @@ int track_new(const struct track_config *c, int64_t target_start_ms, struct trac
 void track_free(struct track *t);
 void track_configure(struct track *t, const struct track_config *c);
 
-/* The type with this key (the caller's, e.g. the incarnation), made if it is not there; NULL when
- * out of memory. name is copied. Pointers stay valid until track_forget(). */
+#define TRACK_TYPES 65536 /* of one target */
+
+/* The type with this key (the caller's, e.g. the incarnation; not 0), made if it is not there;
+ * NULL when out of memory or above TRACK_TYPES. name is copied (its first 255 bytes). Pointers stay valid until track_forget(). */
 struct track_type *track_type_get(struct track *t, uint64_t key, const char *name);
 void track_forget(struct track *t, uint64_t key);
 const char *track_type_name(const struct track_type *ty);

@@ -1,0 +1,277 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/track/track.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "daemon/track/judge.h"
+#include "daemon/track/series.h"
+#include "daemon/util/macros.h"
+#include "daemon/util/u64map.h"
+
+#define NAME_MAX_BYTES	   255
+#define HISTORY_POINTS_MAX 65536 /* of one answer, runs of equal samples written out */
+
+struct track_type {
+	struct track_type *prev, *next;
+	uint64_t key;
+	char *name;
+	struct series series;
+	struct judge_state judge;
+	struct track_verdict verdict;
+	uint64_t interval_ms; /* for writing out runs of equal samples */
+};
+
+struct track {
+	struct track_config config;
+	int64_t start_ms;
+	struct u64map types; /* key -> struct track_type * */
+	struct track_type *first;
+	size_t n_types;
+};
+
+const char *track_quality_name(enum track_quality q)
+{
+	switch (q) {
+	case TRACK_EXACT:
+		return "exact";
+	case TRACK_ESTIMATE:
+		return "estimate";
+	case TRACK_BLIND:
+		break;
+	}
+	return "blind";
+}
+
+const char *track_verdict_name(enum track_verdict_kind k)
+{
+	switch (k) {
+	case TRACK_LEAK:
+		return "leak";
+	case TRACK_WATCH:
+		return "watch";
+	case TRACK_NONE:
+		break;
+	}
+	return "none";
+}
+
+int track_new(const struct track_config *c, int64_t target_start_ms, struct track **ret)
+{
+	struct track *t = calloc(1, sizeof(*t));
+
+	if (!t)
+		return -ENOMEM;
+	t->config = *c;
+	t->start_ms = target_start_ms;
+	*ret = t;
+	return 0;
+}
+
+static void type_free(struct track_type *ty)
+{
+	if (!ty)
+		return;
+	series_release(&ty->series);
+	free(ty->name);
+	free(ty);
+}
+
+void track_free(struct track *t)
+{
+	struct track_type *ty, *next;
+
+	if (!t)
+		return;
+	for (ty = t->first; ty; ty = next) {
+		next = ty->next;
+		type_free(ty);
+	}
+	u64map_release(&t->types);
+	free(t);
+}
+
+void track_configure(struct track *t, const struct track_config *c)
+{
+	t->config = *c;
+}
+
+struct track_type *track_type_get(struct track *t, uint64_t key, const char *name)
+{
+	uint64_t *slot = u64map_get(&t->types, key);
+	struct track_type *ty;
+
+	if (slot)
+		return (struct track_type *)(uintptr_t)*slot;
+	if (t->n_types >= TRACK_TYPES)
+		return NULL;
+	ty = calloc(1, sizeof(*ty));
+	if (!ty)
+		return NULL;
+	ty->key = key;
+	ty->name = strndup(name, NAME_MAX_BYTES);
+	if (!ty->name || u64map_put(&t->types, key, (uintptr_t)ty)) {
+		type_free(ty);
+		return NULL;
+	}
+	ty->verdict.count = TRACK_UNKNOWN;
+	ty->next = t->first;
+	if (t->first)
+		t->first->prev = ty;
+	t->first = ty;
+	t->n_types++;
+	return ty;
+}
+
+void track_forget(struct track *t, uint64_t key)
+{
+	uint64_t *slot = u64map_get(&t->types, key);
+	struct track_type *ty;
+
+	if (!slot)
+		return;
+	ty = (struct track_type *)(uintptr_t)*slot;
+	if (ty->prev)
+		ty->prev->next = ty->next;
+	else
+		t->first = ty->next;
+	if (ty->next)
+		ty->next->prev = ty->prev;
+	t->n_types--;
+	u64map_remove(&t->types, key);
+	type_free(ty);
+}
+
+const char *track_type_name(const struct track_type *ty)
+{
+	return ty->name;
+}
+
+struct track_type *track_next(struct track *t, struct track_type *prev)
+{
+	return prev ? prev->next : t->first;
+}
+
+/* End of the warm-up, in the bounds of a series' times. */
+static int64_t usable_from(const struct track *t)
+{
+	int64_t start = MAX(MIN(t->start_ms, SERIES_TIME_MAX), 0);
+
+	return start + (int64_t)MIN(t->config.warmup_ms, (uint64_t)SERIES_TIME_MAX);
+}
+
+bool track_sample(struct track *t, struct track_type *ty, const struct track_point *p)
+{
+	enum track_verdict_kind was = ty->verdict.kind;
+
+	ty->interval_ms = MAX(t->config.interval_ms, 1);
+	if (series_add(&ty->series, p, ty->interval_ms))
+		return false; /* no memory for a first point: the type stays unjudged */
+	judge(&t->config, usable_from(t), &ty->series, &ty->judge, &ty->verdict);
+	return ty->verdict.kind != was;
+}
+
+const struct track_verdict *track_type_verdict(const struct track_type *ty)
+{
+	return &ty->verdict;
+}
+
+bool track_type_growth(const struct track_type *ty, int64_t since_ms, struct track_growth *ret)
+{
+	const struct series *s = &ty->series;
+	const struct series_point *last = series_last(s), *p;
+	int64_t peak = 0, at = 0;
+
+	if (!last || s->n - s->epoch < 2)
+		return false;
+	for (uint32_t i = s->epoch; i < s->n; i++) {
+		int64_t point_at;
+
+		p = &s->points[i];
+		point_at = p->p.at_ms;
+		if (i > s->epoch && point_at > since_ms) {
+			/* A run of equal samples that began before: its level was there at `since`. */
+			if (!(p->flags & SERIES_FLAT) || p[-1].p.at_ms >= since_ms)
+				break;
+			point_at = since_ms;
+		}
+		if (i == s->epoch || p->peak >= peak) {
+			peak = p->peak;
+			at = point_at;
+		}
+	}
+	if (last->level <= peak)
+		return false;
+	ret->count = last->p.count;
+	ret->delta = last->level - peak;
+	ret->since_ms = at;
+	ret->rate_per_hour = last->p.at_ms > at ?
+		(double)ret->delta * 3600000.0 / (double)(last->p.at_ms - at) : 0;
+	return true;
+}
+
+struct history {
+	struct track_point *points; /* newest first while it is being made */
+	size_t n, cap;
+	int64_t since_ms;
+	uint64_t step_ms;
+};
+
+static int history_add(struct history *h, const struct track_point *p, int64_t at_ms)
+{
+	if (at_ms < h->since_ms || h->n >= HISTORY_POINTS_MAX)
+		return 0;
+	if (h->n && (uint64_t)(h->points[h->n - 1].at_ms - at_ms) < h->step_ms)
+		return 0;
+	if (h->n == h->cap) {
+		size_t cap = MAX(h->cap * 2, 64);
+		struct track_point *points = reallocarray(h->points, cap, sizeof(*points));
+
+		if (!points)
+			return -ENOMEM;
+		h->points = points;
+		h->cap = cap;
+	}
+	h->points[h->n] = *p;
+	h->points[h->n++].at_ms = at_ms;
+	return 0;
+}
+
+int track_type_history(const struct track_type *ty, int64_t since_ms, uint64_t step_ms,
+	struct track_point **ret, size_t *ret_n)
+{
+	const struct series *s = &ty->series;
+	struct history h = {.since_ms = since_ms, .step_ms = step_ms};
+	/* Equal samples came at this distance; only where they stand in the series was left out. */
+	int64_t every = (int64_t)MIN(MAX(ty->interval_ms, MAX(step_ms, 1)), (uint64_t)SERIES_TIME_MAX);
+	int r = 0;
+
+	/* From the newest back, so that the newest is always there. */
+	for (uint32_t i = s->n; i-- > 0 && !r && h.n < HISTORY_POINTS_MAX;) {
+		const struct series_point *p = &s->points[i];
+		int64_t at = p->p.at_ms;
+
+		r = history_add(&h, &p->p, at);
+		if (!(p->flags & SERIES_FLAT) || !i)
+			continue;
+		for (at -= every; !r && at > p[-1].p.at_ms && at >= since_ms; at -= every) {
+			if (h.n >= HISTORY_POINTS_MAX)
+				break;
+			r = history_add(&h, &p->p, at);
+		}
+	}
+	if (r) {
+		free(h.points);
+		return r;
+	}
+	for (size_t i = 0; i < h.n / 2; i++) {
+		struct track_point t = h.points[i];
+
+		h.points[i] = h.points[h.n - 1 - i];
+		h.points[h.n - 1 - i] = t;
+	}
+	*ret = h.points;
+	*ret_n = h.n;
+	return 0;
+}
