@@ -27,11 +27,6 @@
 #define SYMBOLS_MAX  ((uint64_t)1 << 24)
 #define NOTES_MAX    256
 
-struct load {
-	uint64_t vaddr, offset, filesz, memsz;
-	uint32_t flags;
-};
-
 struct symtab {
 	uint64_t offset, n; /* in the file; entries */
 	uint64_t str_offset, str_size;
@@ -44,7 +39,7 @@ struct elf_image {
 	uint8_t *loaded; /* a bit per block; blocks are filled behind const, see need() */
 	uint64_t *used;  /* bytes loaded so far, at most LOADED_MAX */
 	int machine;
-	struct load loads[LOADS_MAX];
+	struct elf_segment loads[LOADS_MAX];
 	size_t n_loads;
 	struct symtab dynsym, symtab; /* n == 0: none */
 	char build_id[BUILD_ID_HEX_MAX];
@@ -90,7 +85,7 @@ static bool get(const struct elf_image *e, uint64_t offset, void *buf, size_t n)
 	return p != NULL;
 }
 
-static const struct load *load_of(const struct elf_image *e, uint64_t vaddr)
+static const struct elf_segment *load_of(const struct elf_image *e, uint64_t vaddr)
 {
 	for (size_t i = 0; i < e->n_loads; i++)
 		if (vaddr >= e->loads[i].vaddr && vaddr - e->loads[i].vaddr < e->loads[i].memsz)
@@ -100,7 +95,7 @@ static const struct load *load_of(const struct elf_image *e, uint64_t vaddr)
 
 int elf_image_offset(const struct elf_image *e, uint64_t vaddr, uint64_t *ret_offset)
 {
-	const struct load *l = load_of(e, vaddr);
+	const struct elf_segment *l = load_of(e, vaddr);
 
 	if (!l || vaddr - l->vaddr >= l->filesz)
 		return -ERANGE;
@@ -268,7 +263,7 @@ static int read_headers(struct elf_image *e, struct err *err)
 			e->n_loads == LOADS_MAX)
 			return err_set(
 				err, -ENOEXEC, "damaged ELF file: segment %u does not fit", i);
-		e->loads[e->n_loads++] = (struct load){
+		e->loads[e->n_loads++] = (struct elf_segment){
 			.vaddr = p->p_vaddr,
 			.offset = p->p_offset,
 			.filesz = p->p_filesz,
@@ -418,12 +413,12 @@ int elf_image_bias(
 	const struct elf_image *e, uint64_t map_start, uint64_t map_offset, uint64_t *ret_bias)
 {
 	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
-	const struct load *best = NULL;
+	const struct elf_segment *best = NULL;
 
 	/* Neighbouring segments may share a page of the file, which is then mapped twice: the one
 	 * that begins with this page is meant before one that only reaches into it. */
 	for (size_t i = 0; i < e->n_loads; i++) {
-		const struct load *l = &e->loads[i];
+		const struct elf_segment *l = &e->loads[i];
 		uint64_t start = l->offset & ~(page - 1);
 
 		if (l->filesz == 0 || map_offset < start || map_offset >= l->offset + l->filesz)
@@ -440,7 +435,7 @@ int elf_image_bias(
 const uint8_t *elf_image_bytes(
 	const struct elf_image *e, uint64_t vaddr, size_t max, size_t *ret_len)
 {
-	const struct load *l = load_of(e, vaddr);
+	const struct elf_segment *l = load_of(e, vaddr);
 	const uint8_t *p;
 	uint64_t n;
 
@@ -455,7 +450,12 @@ const uint8_t *elf_image_bytes(
 
 bool elf_image_is_code(const struct elf_image *e, uint64_t vaddr)
 {
-	const struct load *l = load_of(e, vaddr);
+	const struct elf_segment *l = load_of(e, vaddr);
 
 	return l && l->flags & PF_X;
+}
+
+const struct elf_segment *elf_image_segment(const struct elf_image *e, size_t i)
+{
+	return i < e->n_loads ? &e->loads[i] : NULL;
 }

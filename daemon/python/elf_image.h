@@ -53,6 +53,15 @@ int elf_image_bias(
 const uint8_t *elf_image_bytes(
 	const struct elf_image *e, uint64_t vaddr, size_t max, size_t *ret_len);
 
+/* One PT_LOAD: flags are PF_R, PF_W, PF_X; memory behind filesz is zero-filled (.bss). */
+struct elf_segment {
+	uint64_t vaddr, offset, filesz, memsz;
+	uint32_t flags;
+};
+
+/* The i-th PT_LOAD, or NULL behind the last. */
+const struct elf_segment *elf_image_segment(const struct elf_image *e, size_t i);
+
 /* Whether vaddr lies in an executable PT_LOAD. */
 bool elf_image_is_code(const struct elf_image *e, uint64_t vaddr);
 
