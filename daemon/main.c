@@ -1,0 +1,369 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pyleakd: reads the options and the configuration, wires the modules together, runs the event
+ * loop. No logic of its own.
+ */
+#include <getopt.h>
+#include <signal.h>
+#include <string.h>
+#include <systemd/sd-daemon.h>
+#include <systemd/sd-event.h>
+
+#include "daemon/config/config.h"
+#include "daemon/dump/dump.h"
+#include "daemon/probe/probe.h"
+#include "daemon/serve/serve.h"
+#include "daemon/store/store.h"
+#include "daemon/util/log.h"
+#include "daemon/watch/answers.h"
+#include "daemon/watch/support.h"
+#include "daemon/watch/watch.h"
+#include "pyleak/control.h"
+
+#define STATE_DIR "/var/lib/pyleak"
+#define PIDS_MAX  256
+
+struct options {
+	const char *config, *socket, *state_dir;
+	pid_t pids[PIDS_MAX];
+	size_t n_pids;
+	bool check_config, print_config, support, json, verbose;
+};
+
+struct daemon {
+	struct options o;
+	struct config *config;
+	sd_event *event;
+	struct probe *probe;
+	struct store *store;
+	struct dump_manager *dumps;
+	struct watch *watch;
+	struct serve *serve;
+};
+
+enum {
+	OPT_CONFIG = 256,
+	OPT_SOCKET,
+	OPT_STATE_DIR,
+	OPT_PID,
+	OPT_CHECK_CONFIG,
+	OPT_PRINT_CONFIG,
+	OPT_SUPPORT,
+	OPT_JSON,
+	OPT_VERBOSE,
+	OPT_HELP,
+	OPT_VERSION,
+};
+
+static const struct {
+	const char *name, *arg, *help;
+	int value;
+} option_table[] = {
+	{"config", "FILE", "read FILE instead of " CONFIG_DEFAULT_PATH, OPT_CONFIG},
+	{"socket", "PATH", "control socket, default " CONTROL_SOCKET_PATH, OPT_SOCKET},
+	{"state-dir", "DIR", "dumps and what triggers did, default " STATE_DIR, OPT_STATE_DIR},
+	{"pid", "PID", "watch this process, too (may be given again)", OPT_PID},
+	{"check-config", NULL, "read the configuration, say what is wrong with it, exit",
+		OPT_CHECK_CONFIG},
+	{"print-config", NULL, "print the configuration in force as YAML, exit", OPT_PRINT_CONFIG},
+	{"support", NULL, "print what this host and each running Python allow, exit", OPT_SUPPORT},
+	{"json", NULL, "with --support: as JSON", OPT_JSON},
+	{"verbose", NULL, "log more", OPT_VERBOSE},
+	{"help", NULL, "print this", OPT_HELP},
+	{"version", NULL, "print the version", OPT_VERSION},
+};
+
+static void print_help(void)
+{
+	printf("pyleakd: watches running Python processes for leaks.\n\nUsage: pyleakd "
+	       "[OPTION]...\n\n");
+	for (size_t i = 0; i < ARRAY_SIZE(option_table); i++) {
+		char left[40];
+
+		snprintf(left, sizeof(left), "--%s%s%s", option_table[i].name,
+			option_table[i].arg ? " " : "",
+			option_table[i].arg ? option_table[i].arg : "");
+		printf("  %-20s %s\n", left, option_table[i].help);
+	}
+	printf("\nWithout rules in the configuration every Python is watched; with --pid and no\n"
+	       "configuration file only those processes are. See pyleakd(8), pyleakd.yaml(5).\n");
+}
+
+/* Returns -1 to go on, else the exit code. */
+static int parse_options(int argc, char **argv, struct options *o)
+{
+	struct option longs[ARRAY_SIZE(option_table) + 1] = {{0}};
+	int c;
+
+	for (size_t i = 0; i < ARRAY_SIZE(option_table); i++)
+		longs[i] = (struct option){option_table[i].name,
+			option_table[i].arg ? required_argument : no_argument, NULL,
+			option_table[i].value};
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":", longs, NULL)) != -1) {
+		char *end;
+		long pid;
+
+		switch (c) {
+		case OPT_CONFIG:
+			o->config = optarg;
+			break;
+		case OPT_SOCKET:
+			o->socket = optarg;
+			break;
+		case OPT_STATE_DIR:
+			o->state_dir = optarg;
+			break;
+		case OPT_PID:
+			errno = 0;
+			pid = strtol(optarg, &end, 10);
+			if (errno || *end || pid <= 0 || pid > INT32_MAX) {
+				log_error("--pid %s: a process id is a positive number", optarg);
+				return EXIT_USAGE;
+			}
+			if (o->n_pids == PIDS_MAX) {
+				log_error("--pid: at most %d; use rules in the configuration for "
+					  "more",
+					PIDS_MAX);
+				return EXIT_USAGE;
+			}
+			o->pids[o->n_pids++] = (pid_t)pid;
+			break;
+		case OPT_CHECK_CONFIG:
+			o->check_config = true;
+			break;
+		case OPT_PRINT_CONFIG:
+			o->print_config = true;
+			break;
+		case OPT_SUPPORT:
+			o->support = true;
+			break;
+		case OPT_JSON:
+			o->json = true;
+			break;
+		case OPT_VERBOSE:
+			o->verbose = true;
+			break;
+		case OPT_HELP:
+			print_help();
+			return EXIT_FINE;
+		case OPT_VERSION:
+			printf("pyleakd %s\n", PYLEAK_VERSION);
+			return EXIT_FINE;
+		case ':':
+			log_error("%s needs a value: see pyleakd --help", argv[optind - 1]);
+			return EXIT_USAGE;
+		default:
+			log_error("%s: no such option: see pyleakd --help", argv[optind - 1]);
+			return EXIT_USAGE;
+		}
+	}
+	if (optind < argc) {
+		log_error("%s: pyleakd takes options only: see pyleakd --help", argv[optind]);
+		return EXIT_USAGE;
+	}
+	return -1;
+}
+
+/* Which exit code an error of python_open(), probe_open() or probe_attach() asks for. */
+static int exit_code_of(int r)
+{
+	switch (r) {
+	case -ESRCH:
+	case -ENOEXEC:
+	case -EAGAIN:
+		return EXIT_NO;
+	case -EPERM:
+	case -EACCES:
+		return EXIT_REFUSED;
+	default:
+		return EXIT_BROKEN;
+	}
+}
+
+/* The file in force: --config, else the default place if there is one, else NULL. */
+static const char *config_path(const struct options *o)
+{
+	if (o->config)
+		return o->config;
+	return access(CONFIG_DEFAULT_PATH, F_OK) == 0 ? CONFIG_DEFAULT_PATH : NULL;
+}
+
+static int load_config(const struct options *o, struct config **ret)
+{
+	const char *path = config_path(o);
+	struct err err = {{0}};
+	int r;
+
+	r = path ? config_load(path, stderr, ret, &err) : config_new(ret);
+	if (r == -ENOMEM)
+		log_error("out of memory");
+	else if (r && err.msg[0])
+		log_error("%s", err.msg);
+	return r ? EXIT_USAGE : 0;
+}
+
+static int on_stop(sd_event_source *s, const struct signalfd_siginfo *si, void *userdata)
+{
+	log_info("stopping on signal %s", strsignal((int)si->ssi_signo));
+	return sd_event_exit(sd_event_source_get_event(s), 0);
+}
+
+static int on_reload(sd_event_source *s, const struct signalfd_siginfo *si, void *userdata)
+{
+	struct daemon *d = userdata;
+	struct config *c = NULL;
+	struct err err = {{0}};
+
+	sd_notify(0, "RELOADING=1");
+	if (load_config(&d->o, &c)) {
+		log_error("the configuration was not reloaded, the old one stays in force");
+	} else if (watch_configure(d->watch, c, &err)) {
+		log_error("the configuration was not reloaded: %s", err.msg);
+		config_free(c);
+	} else {
+		config_free(d->config);
+		d->config = c;
+		log_info("configuration reloaded");
+	}
+	sd_notify(0, "READY=1");
+	return 0;
+}
+
+static int setup_event(struct daemon *d)
+{
+	sigset_t block;
+	int r;
+
+	/* SIGCHLD for the helpers of a dump; all as signalfd, so that nothing is interrupted. */
+	sigemptyset(&block);
+	sigaddset(&block, SIGTERM);
+	sigaddset(&block, SIGINT);
+	sigaddset(&block, SIGHUP);
+	sigaddset(&block, SIGCHLD);
+	sigprocmask(SIG_BLOCK, &block, NULL);
+	signal(SIGPIPE, SIG_IGN);
+	r = sd_event_new(&d->event);
+	if (r >= 0)
+		r = sd_event_add_signal(d->event, NULL, SIGTERM, on_stop, d);
+	if (r >= 0)
+		r = sd_event_add_signal(d->event, NULL, SIGINT, on_stop, d);
+	if (r >= 0)
+		r = sd_event_add_signal(d->event, NULL, SIGHUP, on_reload, d);
+	if (r >= 0)
+		r = sd_event_set_watchdog(d->event, 1);
+	if (r < 0)
+		log_error("event loop: %s", strerror(-r));
+	return r < 0 ? EXIT_BROKEN : 0;
+}
+
+/* prepare -> load -> attach -> serve; returns 0 or an exit code. */
+static int start(struct daemon *d)
+{
+	struct probe_options po = {0};
+	struct watch_options wo = {0};
+	struct err err = {{0}};
+	int r;
+
+	r = setup_event(d);
+	if (r)
+		return r;
+	/* --pid targets first: a typo there is told at once and leaves nothing behind. */
+	for (size_t i = 0; i < d->o.n_pids; i++) {
+		struct python *py = NULL;
+
+		r = python_open(d->o.pids[i], &py, &err);
+		python_free(py);
+		if (r) {
+			log_error("%s", err.msg);
+			return r == -EOPNOTSUPP || r == -EPROTO ? EXIT_NO : exit_code_of(r);
+		}
+	}
+	r = probe_open(&po, &d->probe, &err);
+	if (r) {
+		log_error("%s", err.msg);
+		return r == -EOPNOTSUPP ? EXIT_REFUSED : exit_code_of(r);
+	}
+	r = store_open(d->o.state_dir ? d->o.state_dir : STATE_DIR, &d->store, &err);
+	if (r) {
+		log_error("%s", err.msg);
+		return r == -EBUSY                   ? EXIT_USAGE
+		       : r == -EACCES || r == -EPERM ? EXIT_REFUSED
+						     : EXIT_BROKEN;
+	}
+	r = dump_manager_new(d->event, d->store, &d->dumps);
+	if (r) {
+		log_error("dumps: %s", strerror(-r));
+		return EXIT_BROKEN;
+	}
+	wo.event = d->event;
+	wo.config = d->config;
+	wo.probe = d->probe;
+	wo.store = d->store;
+	wo.dumps = d->dumps;
+	wo.pids = d->o.pids;
+	wo.n_pids = d->o.n_pids;
+	/* --pid without any configuration: those only (INTERFACE.md). */
+	wo.use_rules = !d->o.n_pids || d->config->rules_given;
+	r = watch_new(&wo, &d->watch, &err);
+	if (r) {
+		log_error("%s", err.msg);
+		return r == -EOPNOTSUPP || r == -EPROTO ? EXIT_NO : exit_code_of(r);
+	}
+	r = serve_open(d->event, d->o.socket ? d->o.socket : CONTROL_SOCKET_PATH, answer_request,
+		d->watch, &d->serve, &err);
+	if (r) {
+		log_error("%s", err.msg);
+		return r == -EADDRINUSE ? EXIT_USAGE : exit_code_of(r);
+	}
+	return 0;
+}
+
+static void stop(struct daemon *d)
+{
+	/* Requests first (they point to targets), dumps, then targets and their links. */
+	serve_free(d->serve);
+	dump_manager_free(d->dumps);
+	watch_free(d->watch);
+	probe_free(d->probe);
+	store_close(d->store);
+	sd_event_unref(d->event);
+	config_free(d->config);
+}
+
+int main(int argc, char **argv)
+{
+	struct daemon d = {0};
+	int r;
+
+	log_open("pyleakd", LOG_INFO);
+	r = parse_options(argc, argv, &d.o);
+	if (r >= 0)
+		return r;
+	if (d.o.verbose)
+		log_open("pyleakd", LOG_DEBUG);
+	if (d.o.support)
+		return support_print(stdout, d.o.json);
+	r = load_config(&d.o, &d.config);
+	if (r)
+		return r;
+	if (d.o.print_config) {
+		config_print(d.config, stdout);
+	} else if (d.o.check_config) {
+		printf("%s: fine\n", config_path(&d.o) ? config_path(&d.o) : "built-in defaults");
+	} else {
+		r = start(&d);
+		if (!r) {
+			sd_notifyf(0, "READY=1\nSTATUS=watching %zu processes",
+				watch_target_count(d.watch));
+			log_info("pyleakd %s is ready, %zu targets, control socket %s",
+				PYLEAK_VERSION, watch_target_count(d.watch),
+				d.o.socket ? d.o.socket : CONTROL_SOCKET_PATH);
+			r = sd_event_loop(d.event);
+			sd_notify(0, "STOPPING=1");
+			r = r < 0 ? EXIT_BROKEN : r;
+		}
+	}
+	stop(&d);
+	return r;
+}

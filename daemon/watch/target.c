@@ -1,0 +1,689 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/watch/target.h"
+
+#include <string.h>
+#include <sys/syscall.h>
+
+#include "daemon/util/log.h"
+#include "daemon/util/units.h"
+
+#define TYPES_MAX             16384
+#define IDLE_US               2000000ULL /* no hit for so long: read the rings from outside */
+#define OUTSIDE_OBJECTS_MAX   2000000ULL
+#define TOO_LARGE_RETRY_FIRST (10 * 60 * 1000LL) /* ms; doubled each time, up to a day */
+#define TOO_LARGE_RETRY_MAX   (24 * 3600 * 1000LL)
+#define LAW_MIN               1000 /* births and deaths that must have obeyed the law: DESIGN.md */
+
+struct waiter {
+	struct waiter *next;
+	void (*f)(void *arg, bool ok);
+	void *arg;
+};
+
+struct target {
+	struct target_options o;
+	struct proc_info info;
+	struct python *py;
+	struct probe_target *pt;
+	struct track *track;
+	char sites[768];
+	int pidfd;
+	uint64_t start_stack; /* changes when the process executes another program */
+
+	struct target_type **types; /* live ones, in no special order */
+	size_t n_types, cap_types;
+	struct u64map by_addr; /* type address -> struct target_type */
+	uint64_t serial, dropped_types;
+
+	struct target_census census;
+	bool armed;       /* a census is on its way */
+	int64_t retry_ms; /* TOO_LARGE: not before */
+	int64_t retry_delay_ms;
+	int64_t sampled_ms;
+
+	struct probe_totals totals;
+	uint64_t prev_run_ns, prev_cpu_ns, prev_hits;
+	double overhead;
+
+	struct waiter *waiters;
+	sd_event_source *tick, *idle, *exit_source;
+};
+
+/* ---- types --------------------------------------------------------------------------------- */
+
+static void type_drop(struct target *t, size_t i)
+{
+	struct target_type *ty = t->types[i];
+	uint64_t *slot = u64map_get(&t->by_addr, ty->addr);
+
+	if (slot && *slot == (uint64_t)(uintptr_t)ty)
+		u64map_remove(&t->by_addr, ty->addr);
+	if (ty->track)
+		track_forget(t->track, ty->serial);
+	t->types[i] = t->types[--t->n_types];
+	free(ty);
+}
+
+static struct target_type *type_find(struct target *t, uint64_t addr)
+{
+	uint64_t *slot = u64map_get(&t->by_addr, addr);
+
+	return slot ? (struct target_type *)(uintptr_t)*slot : NULL;
+}
+
+static struct target_type *type_new(struct target *t, uint64_t addr)
+{
+	struct target_type *ty;
+
+	if (t->n_types >= TYPES_MAX) {
+		if (!t->dropped_types++)
+			log_warning("pid %d: more than %d types, the others are not shown",
+				t->info.id.pid, TYPES_MAX);
+		return NULL;
+	}
+	if (t->n_types == t->cap_types) {
+		size_t cap = t->cap_types ? 2 * t->cap_types : 256;
+		struct target_type **v = reallocarray(t->types, cap, sizeof(*v));
+
+		if (!v)
+			return NULL;
+		t->types = v;
+		t->cap_types = cap;
+	}
+	ty = calloc(1, sizeof(*ty));
+	if (!ty)
+		return NULL;
+	ty->addr = addr;
+	ty->serial = ++t->serial;
+	if (u64map_put(&t->by_addr, addr, (uint64_t)(uintptr_t)ty)) {
+		free(ty);
+		return NULL;
+	}
+	t->types[t->n_types++] = ty;
+	return ty;
+}
+
+static void type_name(struct target *t, struct target_type *ty)
+{
+	if (python_type_read(t->py, ty->addr, &ty->info))
+		return;
+	ty->named = true;
+	ty->track = track_type_get(t->track, ty->serial, ty->info.name);
+}
+
+/* All instances are in the collector's rings from birth to death, so that the census is the whole
+ * level. Not so for exact dicts and tuples: CPython untracks those of plain values (dictobject.c
+ * MAINTAIN_TRACKING up to 3.13, tupleobject.c _PyTuple_MaybeUntrack). */
+static bool always_tracked(const struct target_type *ty)
+{
+	if (!(ty->info.flags & TPFLAGS_HAVE_GC))
+		return false;
+	return strcmp(ty->info.name, "dict") && strcmp(ty->info.name, "tuple");
+}
+
+/* Reads the counters of all types; forgets those that have died. */
+static int read_counters(struct target *t)
+{
+	_cleanup_free_ struct probe_count *c = NULL;
+	size_t n;
+	int r;
+
+	r = probe_target_read(t->pt, &c, &n, &t->totals);
+	if (r)
+		return r;
+	/* Obituaries first: the address may have been used again already. */
+	for (size_t i = 0; i < n; i++) {
+		struct target_type *ty = c[i].gone ? type_find(t, c[i].type) : NULL;
+
+		if (ty && (ty->incarnation == c[i].incarnation || !ty->incarnation))
+			ty->gone = true;
+	}
+	for (size_t i = 0; i < t->n_types;) {
+		if (t->types[i]->gone)
+			type_drop(t, i);
+		else
+			i++;
+	}
+	for (size_t i = 0; i < n; i++) {
+		struct target_type *ty;
+
+		if (c[i].gone)
+			continue;
+		ty = type_find(t, c[i].type);
+		if (ty && ty->incarnation && ty->incarnation != c[i].incarnation) {
+			/* Another type lives there now; its obituary was lost or comes later. */
+			for (size_t k = 0; k < t->n_types; k++)
+				if (t->types[k] == ty) {
+					type_drop(t, k);
+					break;
+				}
+			ty = NULL;
+		}
+		if (!ty)
+			ty = type_new(t, c[i].type);
+		if (!ty)
+			continue;
+		if (!ty->incarnation) {
+			/* Known from a census only, until now: is it still the same type? */
+			char old[TYPE_NAME_MAX];
+			bool was = ty->named;
+
+			snprintf(old, sizeof(old), "%s", ty->info.name);
+			ty->incarnation = c[i].incarnation;
+			if (was && (python_type_read(t->py, ty->addr, &ty->info) ||
+					   strcmp(old, ty->info.name))) {
+				track_forget(t->track, ty->serial);
+				ty->serial = ++t->serial;
+				ty->track = NULL;
+				ty->named = ty->census = false;
+			}
+		}
+		if (!ty->named)
+			type_name(t, ty);
+		ty->births = c[i].births;
+		ty->deaths = c[i].deaths;
+	}
+	return 0;
+}
+
+/* ---- quality ------------------------------------------------------------------------------- */
+
+static bool lawful(const struct target_type *ty)
+{
+	return !ty->bound && ty->lawful_births >= LAW_MIN && ty->lawful_deaths >= LAW_MIN;
+}
+
+static void check_law(struct target_type *ty, const struct census_type *c, bool first)
+{
+	int64_t expected, miss;
+
+	if (first)
+		return;
+	expected = (int64_t)(ty->live + (c->births - ty->census_births) -
+			     (c->deaths - ty->census_deaths));
+	miss = llabs((int64_t)c->live - expected);
+	if (miss) {
+		ty->lawful_births = ty->lawful_deaths = 0;
+		ty->bound = MAX(ty->bound, (uint64_t)miss);
+	} else {
+		ty->lawful_births += c->births - ty->census_births;
+		ty->lawful_deaths += c->deaths - ty->census_deaths;
+		ty->bound /= 2;
+	}
+}
+
+int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound)
+{
+	int64_t bound = -1, level = TRACK_UNKNOWN;
+
+	if (ty->census && always_tracked(ty)) {
+		level = (int64_t)ty->live + (int64_t)(ty->births - ty->census_births) -
+			(int64_t)(ty->deaths - ty->census_deaths);
+		if (level < 0)
+			level = 0;
+		if (lawful(ty) ||
+			(ty->births == ty->census_births && ty->deaths == ty->census_deaths &&
+				t->sampled_ms == t->census.at_ms))
+			bound = 0;
+		else
+			bound = (int64_t)ty->bound;
+	}
+	if (ret_bound)
+		*ret_bound = bound;
+	return level;
+}
+
+enum track_quality target_type_quality(const struct target *t, const struct target_type *ty)
+{
+	if (!ty->census || !always_tracked(ty))
+		return TRACK_BLIND;
+	if (t->dropped_types || t->totals.dropped)
+		return TRACK_ESTIMATE;
+	return lawful(ty) ? TRACK_EXACT : TRACK_ESTIMATE;
+}
+
+enum track_quality target_type_rates_quality(const struct target *t, const struct target_type *ty)
+{
+	if (!ty->births && !ty->deaths)
+		return TRACK_BLIND;
+	return lawful(ty) && !t->totals.dropped ? TRACK_EXACT : TRACK_ESTIMATE;
+}
+
+/* ---- samples ------------------------------------------------------------------------------- */
+
+static void answer_waiters(struct target *t, bool ok)
+{
+	struct waiter *w = TAKE_PTR(t->waiters);
+
+	while (w) {
+		struct waiter *next = w->next;
+
+		w->f(w->arg, ok);
+		free(w);
+		w = next;
+	}
+}
+
+static void measure_cost(struct target *t)
+{
+	struct proc_info now;
+
+	if (proc_info_get(t->info.id.pid, &now, NULL) ||
+		now.id.start_ticks != t->info.id.start_ticks)
+		return;
+	t->info.rss_bytes = now.rss_bytes;
+	t->info.seccomp_mode = now.seccomp_mode;
+	t->info.tracer = now.tracer;
+	if (t->prev_cpu_ns && now.cpu_ns > t->prev_cpu_ns)
+		t->overhead = (double)(t->totals.run_ns - t->prev_run_ns) /
+			      (double)(now.cpu_ns - t->prev_cpu_ns);
+	else
+		t->overhead = -1;
+	t->prev_run_ns = t->totals.run_ns;
+	t->prev_cpu_ns = now.cpu_ns;
+}
+
+/* Puts what is known now into the series. */
+static void take_sample(struct target *t, int64_t at_ms)
+{
+	for (size_t i = 0; i < t->n_types; i++) {
+		struct target_type *ty = t->types[i];
+		struct track_point p = {
+			.at_ms = at_ms,
+			.births = ty->births,
+			.deaths = ty->deaths,
+		};
+
+		if (!ty->track)
+			continue;
+		p.count = target_type_level(t, ty, NULL);
+		if (p.count == TRACK_UNKNOWN && ty->census)
+			p.count = (int64_t)ty->live; /* dict, tuple: the tracked ones */
+		track_sample(t->track, ty->track, &p);
+	}
+	t->sampled_ms = at_ms;
+	measure_cost(t);
+	if (t->o.on_sample)
+		t->o.on_sample(t, t->o.userdata);
+	for (size_t i = 0; i < t->n_types; i++) {
+		t->types[i]->prev_births = t->types[i]->births;
+		t->types[i]->prev_deaths = t->types[i]->deaths;
+	}
+}
+
+static void end_sample(struct target *t)
+{
+	t->armed = false;
+	sd_event_source_set_enabled(t->idle, SD_EVENT_OFF);
+}
+
+static void sample_without_census(struct target *t)
+{
+	end_sample(t);
+	if (read_counters(t) == 0)
+		take_sample(t, now_realtime_ms());
+	answer_waiters(t, false);
+}
+
+static void on_census(struct probe_target *pt, const struct census_result *r, void *userdata)
+{
+	struct target *t = userdata;
+	struct target_census *c = &t->census;
+	char pause[32];
+
+	end_sample(t);
+	c->pause_ns_max = MAX(c->pause_ns_max, r->pause_ns);
+	if (r->status == CENSUS_TOO_LARGE) {
+		t->retry_delay_ms = t->retry_delay_ms
+					    ? MIN(2 * t->retry_delay_ms, TOO_LARGE_RETRY_MAX)
+					    : TOO_LARGE_RETRY_FIRST;
+		t->retry_ms = r->at_ms + t->retry_delay_ms;
+		c->state = TARGET_CENSUS_TOO_LARGE;
+		snprintf(c->reason, sizeof(c->reason),
+			"no census: the heap is too large to walk within budget.pause (%s; %llu "
+			"objects "
+			"were walked by then), a dump gives the levels",
+			format_duration(pause, sizeof(pause), t->o.config->budget_pause_ns),
+			(unsigned long long)r->objects);
+		log_info("pid %d: %s", t->info.id.pid, c->reason);
+	} else if (r->status != CENSUS_OK) {
+		c->state = TARGET_CENSUS_MISSED;
+		snprintf(c->reason, sizeof(c->reason),
+			"the last census failed on memory that changed or was paged out, the next "
+			"one is due "
+			"with the next sample");
+	}
+	if (r->status != CENSUS_OK) {
+		sample_without_census(t);
+		return;
+	}
+	if (read_counters(t)) {
+		answer_waiters(t, false);
+		return;
+	}
+	for (size_t i = 0; i < t->n_types; i++) {
+		struct target_type *ty = t->types[i];
+
+		/* Not in this census: none is alive. Its counters at that instant are not told; for
+		 * the level what they are now stands in, so the law is not checked. */
+		if (ty->census) {
+			ty->live = 0;
+			ty->census_births = ty->births;
+			ty->census_deaths = ty->deaths;
+		}
+	}
+	for (size_t i = 0; i < r->n_types; i++) {
+		const struct census_type *k = &r->types[i];
+		struct target_type *ty = type_find(t, k->type);
+		bool first;
+
+		if (!ty)
+			ty = type_new(t, k->type);
+		if (!ty)
+			continue;
+		if (!ty->named)
+			type_name(t, ty);
+		first = !ty->census;
+		check_law(ty, k, first);
+		ty->census = true;
+		ty->live = k->live;
+		ty->census_births = k->births;
+		ty->census_deaths = k->deaths;
+	}
+	t->retry_delay_ms = 0;
+	c->state = TARGET_CENSUS_OK;
+	c->reason[0] = 0;
+	c->at_ms = r->at_ms;
+	c->objects = r->objects;
+	c->outside = r->outside;
+	take_sample(t, r->at_ms);
+	answer_waiters(t, true);
+}
+
+static void census_outside(struct target *t)
+{
+	int r = probe_census_outside(t->pt, OUTSIDE_OBJECTS_MAX);
+
+	if (r == 0)
+		return; /* on_census has run */
+	t->census.state = TARGET_CENSUS_MISSED;
+	snprintf(t->census.reason, sizeof(t->census.reason),
+		r == -E2BIG ? "the heap of this idle process has more than %llu objects, too many "
+			      "to read from "
+			      "outside; a dump gives the levels"
+			    : "the heap would not hold still while it was read from outside",
+		(unsigned long long)OUTSIDE_OBJECTS_MAX);
+	sample_without_census(t);
+}
+
+static int on_idle(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct target *t = userdata;
+
+	if (!t->armed)
+		return 0;
+	probe_census_cancel(t->pt);
+	t->armed = false;
+	census_outside(t);
+	return 0;
+}
+
+static void start_sample(struct target *t)
+{
+	uint64_t wait = MIN(IDLE_US, t->o.config->growth_interval_ns / 2000);
+	int64_t now = now_realtime_ms();
+
+	if (t->armed)
+		return;
+	if (t->census.state == TARGET_CENSUS_NO_RINGS) {
+		sample_without_census(t);
+		return;
+	}
+	if (t->census.state == TARGET_CENSUS_TOO_LARGE && now < t->retry_ms) {
+		uint64_t before = t->prev_hits;
+
+		if (read_counters(t) == 0 && t->totals.hits == before)
+			census_outside(t); /* idle: costs the target nothing */
+		else
+			sample_without_census(t);
+		t->prev_hits = t->totals.hits;
+		return;
+	}
+	if (probe_census_arm(t->pt, t->o.config->budget_pause_ns)) {
+		sample_without_census(t);
+		return;
+	}
+	t->armed = true;
+	sd_event_source_set_time_relative(t->idle, wait);
+	sd_event_source_set_enabled(t->idle, SD_EVENT_ONESHOT);
+}
+
+void target_refresh(struct target *t, void (*f)(void *arg, bool ok), void *arg)
+{
+	struct waiter *w = calloc(1, sizeof(*w));
+
+	if (!w) {
+		f(arg, false);
+		return;
+	}
+	*w = (struct waiter){t->waiters, f, arg};
+	t->waiters = w;
+	start_sample(t);
+}
+
+void target_refresh_forget(struct target *t, void *arg)
+{
+	for (struct waiter **p = &t->waiters; *p;) {
+		struct waiter *w = *p;
+
+		if (w->arg == arg) {
+			*p = w->next;
+			free(w);
+		} else {
+			p = &w->next;
+		}
+	}
+}
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+/* Field 28 of /proc/PID/stat: where the main stack began. Another one after an exec. */
+static uint64_t start_stack(pid_t pid)
+{
+	char path[64], buf[1024], *p;
+	_cleanup_fclose_ FILE *f = NULL;
+	size_t n;
+
+	snprintf(path, sizeof(path), "%s/%d/stat", proc_root(), pid);
+	f = fopen(path, "re");
+	if (!f)
+		return 0;
+	n = fread(buf, 1, sizeof(buf) - 1, f);
+	buf[n] = 0;
+	p = strrchr(buf, ')');
+	for (int field = 2; p && field < 28; field++)
+		p = strchr(p + 1, ' ');
+	return p ? strtoull(p, NULL, 10) : 0;
+}
+
+static int on_tick(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct target *t = userdata;
+
+	sd_event_source_set_time_relative(s, t->o.config->growth_interval_ns / 1000);
+	sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
+	if (start_stack(t->info.id.pid) != t->start_stack) {
+		t->o.on_gone(t, "it executed another program", t->o.userdata);
+		return 0;
+	}
+	start_sample(t);
+	return 0;
+}
+
+static int on_exit_fd(sd_event_source *s, int fd, uint32_t revents, void *userdata)
+{
+	struct target *t = userdata;
+
+	t->o.on_gone(t, "it ended", t->o.userdata);
+	return 0;
+}
+
+int target_open(pid_t pid, const struct target_options *o, struct target **ret, struct err *err)
+{
+	struct probe_target_options po = {.on_census = on_census};
+	struct track_config tc;
+	struct target *t;
+	int r;
+
+	t = calloc(1, sizeof(*t));
+	if (!t)
+		return err_set(err, -ENOMEM, "out of memory");
+	t->o = *o;
+	t->pidfd = -1;
+	t->overhead = -1;
+	po.userdata = t;
+	r = python_open(pid, &t->py, err);
+	if (r)
+		goto fail;
+	r = proc_info_get(pid, &t->info, err);
+	if (r)
+		goto fail;
+	t->pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+	if (t->pidfd < 0) {
+		r = err_set(err, -errno, "pid %d: pidfd_open: %m", pid);
+		goto fail;
+	}
+	t->start_stack = start_stack(pid);
+	tc = (struct track_config){
+		.interval_ms = o->config->growth_interval_ns / 1000000,
+		.warmup_ms = o->config->growth_warmup_ns / 1000000,
+		.window_ms = o->config->growth_window_ns / 1000000,
+		.min_objects = o->config->growth_min_objects,
+	};
+	r = track_new(&tc, (int64_t)t->info.start_realtime_ms, &t->track);
+	if (r) {
+		err_set(err, r, "out of memory");
+		goto fail;
+	}
+	r = probe_attach(o->probe, t->py, &po, &t->pt, err);
+	if (r)
+		goto fail;
+	probe_target_describe(t->pt, t->sites, sizeof(t->sites));
+	if (probe_census_arm(t->pt, o->config->budget_pause_ns) == -EPROTO) {
+		t->census.state = TARGET_CENSUS_NO_RINGS;
+		snprintf(t->census.reason, sizeof(t->census.reason),
+			"no census: the collector's lists were not found in this build; a dump "
+			"gives the levels");
+	} else {
+		probe_census_cancel(t->pt);
+		snprintf(t->census.reason, sizeof(t->census.reason),
+			"the first census is on its way");
+	}
+	r = sd_event_add_time_relative(
+		o->event, &t->idle, CLOCK_MONOTONIC, UINT64_MAX / 4, 20000, on_idle, t);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(t->idle, SD_EVENT_OFF);
+	if (r >= 0)
+		r = sd_event_add_time_relative(
+			o->event, &t->tick, CLOCK_MONOTONIC, 0, 20000, on_tick, t);
+	if (r >= 0)
+		r = sd_event_add_io(o->event, &t->exit_source, t->pidfd, EPOLLIN, on_exit_fd, t);
+	if (r < 0) {
+		err_set(err, r, "event loop: %s", strerror(-r));
+		goto fail;
+	}
+	*ret = t;
+	return 0;
+fail:
+	target_free(t);
+	return r;
+}
+
+void target_free(struct target *t)
+{
+	if (!t)
+		return;
+	answer_waiters(t, false);
+	sd_event_source_disable_unref(t->tick);
+	sd_event_source_disable_unref(t->idle);
+	sd_event_source_disable_unref(t->exit_source);
+	probe_target_free(t->pt);
+	while (t->n_types)
+		type_drop(t, t->n_types - 1);
+	free(t->types);
+	u64map_release(&t->by_addr);
+	track_free(t->track);
+	python_free(t->py);
+	closep(&t->pidfd);
+	free(t);
+}
+
+void target_configure(struct target *t, const struct config *c)
+{
+	struct track_config tc = {
+		.interval_ms = c->growth_interval_ns / 1000000,
+		.warmup_ms = c->growth_warmup_ns / 1000000,
+		.window_ms = c->growth_window_ns / 1000000,
+		.min_objects = c->growth_min_objects,
+	};
+
+	if (t->o.config->budget_pause_ns < c->budget_pause_ns)
+		t->retry_ms = 0; /* a longer pause is allowed now: try at once */
+	t->o.config = c;
+	track_configure(t->track, &tc);
+}
+
+const struct proc_info *target_info(const struct target *t)
+{
+	return &t->info;
+}
+
+const struct python *target_python(const struct target *t)
+{
+	return t->py;
+}
+
+struct track *target_track(const struct target *t)
+{
+	return t->track;
+}
+
+const struct target_census *target_census(const struct target *t)
+{
+	return &t->census;
+}
+
+const char *target_sites(const struct target *t)
+{
+	return t->sites;
+}
+
+int64_t target_sampled_ms(const struct target *t)
+{
+	return t->sampled_ms;
+}
+
+double target_overhead(const struct target *t)
+{
+	return t->overhead;
+}
+
+uint64_t target_dropped(const struct target *t)
+{
+	return t->totals.dropped + t->dropped_types;
+}
+
+uint64_t target_rss_bytes(const struct target *t)
+{
+	return t->info.rss_bytes;
+}
+
+size_t target_type_count(const struct target *t)
+{
+	return t->n_types;
+}
+
+const struct target_type *target_type_at(const struct target *t, size_t i)
+{
+	return i < t->n_types ? t->types[i] : NULL;
+}

@@ -1,0 +1,114 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One watched process: its Python, its probes, its levels and its series. Ties together what the
+ * other modules know; holds no policy of which processes are watched (watch.c) and no wording of
+ * answers (answers.c).
+ *
+ * Every growth.interval the target takes one sample. With a census when there can be one: on a
+ * probe hit, or from outside when no hit comes within two seconds; else from the counters alone.
+ */
+#ifndef PYLEAK_WATCH_TARGET_H
+#define PYLEAK_WATCH_TARGET_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <systemd/sd-event.h>
+
+#include "daemon/config/config.h"
+#include "daemon/probe/probe.h"
+#include "daemon/python/python.h"
+#include "daemon/track/track.h"
+#include "daemon/util/u64map.h"
+
+struct target;
+
+/* What is known of one type of one target. */
+struct target_type {
+	uint64_t serial; /* key in the track; never used twice */
+	uint64_t addr;
+	uint64_t incarnation; /* of the counters; 0: no hit seen yet */
+	bool named;           /* info was read */
+	bool gone;            /* the type itself has died */
+	struct python_type info;
+	struct track_type *track;
+
+	uint64_t births, deaths;           /* now */
+	uint64_t prev_births, prev_deaths; /* one sample ago, for rates */
+
+	bool census;                           /* the last census speaks of it */
+	uint64_t live;                         /* tracked objects then */
+	uint64_t census_births, census_deaths; /* counters at that instant */
+
+	/* The conservation law, births - deaths = change of the census, from census to census.
+	 * See target_type_quality(). */
+	uint64_t lawful_births, lawful_deaths; /* since the law was last broken */
+	uint64_t bound; /* largest miss of late, halved with every lawful census */
+};
+
+enum target_census_state {
+	TARGET_CENSUS_NONE, /* none yet */
+	TARGET_CENSUS_OK,
+	TARGET_CENSUS_TOO_LARGE, /* longer than budget.pause: off, retried now and then */
+	TARGET_CENSUS_NO_RINGS,  /* this build keeps its objects in another way */
+	TARGET_CENSUS_MISSED, /* the last one failed: a fault, or a heap that would not hold still */
+};
+
+struct target_census {
+	enum target_census_state state;
+	char reason[256]; /* in words, unless OK */
+	int64_t at_ms;    /* of the last one that worked; 0: none */
+	uint64_t objects;
+	uint64_t pause_ns_max; /* longest so far, those given up included */
+	bool outside;          /* the last one was read from outside */
+};
+
+struct target_options {
+	const struct config *config;
+	struct probe *probe;
+	sd_event *event;
+	void *userdata;
+	void (*on_sample)(
+		struct target *t, void *userdata); /* a sample was taken, verdicts are new */
+	/* The process ended or executed another program: free the target. */
+	void (*on_gone)(struct target *t, const char *why, void *userdata);
+};
+
+/* Looks at the process, attaches, starts sampling. Errors as python_open() and probe_attach(). */
+int target_open(pid_t pid, const struct target_options *o, struct target **ret, struct err *err);
+void target_free(struct target *t);
+
+/* New settings after a reload. */
+void target_configure(struct target *t, const struct config *c);
+
+const struct proc_info *target_info(const struct target *t);
+const struct python *target_python(const struct target *t);
+struct track *target_track(const struct target *t);
+const struct target_census *target_census(const struct target *t);
+const char *target_sites(const struct target *t); /* what is attached where */
+
+/* Time of the last sample, ms since the epoch; 0: none yet. Samples taken. */
+int64_t target_sampled_ms(const struct target *t);
+
+/* Cost of watching as a share of the CPU time the target used over the last interval; < 0: the
+ * target used none, or no interval has passed. */
+double target_overhead(const struct target *t);
+/* Counters lost because a table was full; data is lossy when not 0. */
+uint64_t target_dropped(const struct target *t);
+uint64_t target_rss_bytes(const struct target *t);
+
+/* Types: NULL-terminated iteration by index. */
+size_t target_type_count(const struct target *t);
+const struct target_type *target_type_at(const struct target *t, size_t i);
+
+/* A sample now, with a census if there can be one; f is called when it is there (ok) or not. */
+void target_refresh(struct target *t, void (*f)(void *arg, bool ok), void *arg);
+/* The one who waits is gone. */
+void target_refresh_forget(struct target *t, void *arg);
+
+/* Live objects of the type now, or TRACK_UNKNOWN; *ret_bound is its possible error, or -1. */
+int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound);
+enum track_quality target_type_quality(const struct target *t, const struct target_type *ty);
+/* Quality of births and deaths as counted. */
+enum track_quality target_type_rates_quality(const struct target *t, const struct target_type *ty);
+
+#endif

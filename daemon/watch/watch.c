@@ -1,0 +1,611 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/watch/watch.h"
+
+#include <fnmatch.h>
+#include <string.h>
+
+#include "daemon/util/log.h"
+#include "daemon/util/units.h"
+#include "daemon/watch/cgroup.h"
+
+#define SCAN_US    2000000ULL
+#define RETRY_MS   10000 /* a Python that is still starting up, or that could not be attached */
+#define LOOK_AGAIN 8 /* a known pid is looked at again every so many scans: it may have changed */
+#define NOTES_MAX  1024
+
+/* What was found out about a pid that is not a target, so that a scan costs next to nothing. */
+enum seen_kind {
+	SEEN_NOT_PYTHON,
+	SEEN_NO_RULE,
+	SEEN_RETRY,   /* may work later */
+	SEEN_REFUSED, /* a Python that cannot be watched */
+};
+struct seen {
+	pid_t pid;
+	uint64_t start_ticks;
+	enum seen_kind kind;
+	int64_t at_ms;
+	bool found; /* by the scan under way */
+	char reason[256];
+};
+
+struct note {
+	uint64_t start_ticks;
+	pid_t pid;
+	char type[TYPE_NAME_MAX];
+	char dump[DUMP_ID_MAX];
+};
+
+struct watch {
+	struct watch_options o;
+	struct target **targets;
+	size_t n_targets, cap_targets;
+	struct seen *seen;
+	size_t n_seen, cap_seen;
+	unsigned scans;
+	struct note *notes;
+	size_t n_notes;
+	struct trigger_engine *triggers;
+	sd_event_source *scan, *probe_source;
+	bool pids_given;
+	bool full_logged;
+};
+
+/* ---- rules --------------------------------------------------------------------------------- */
+
+static bool glob_fits(const char *glob, const char *s)
+{
+	return !glob || fnmatch(glob, s, 0) == 0;
+}
+
+static bool rule_fits(const struct config_rule *r, const struct proc_info *p)
+{
+	return glob_fits(r->comm, p->comm) && glob_fits(r->exe, p->exe) &&
+	       glob_fits(r->cmdline, p->cmdline) && glob_fits(r->user, p->user) &&
+	       glob_fits(r->unit, p->unit);
+}
+
+static bool is_given_pid(const struct watch *w, pid_t pid)
+{
+	for (size_t i = 0; i < w->o.n_pids; i++)
+		if (w->o.pids[i] == pid)
+			return true;
+	return false;
+}
+
+/* Whether the rules want this process, and which one says so. */
+static bool rules_want(const struct watch *w, const struct proc_info *p, char *rule, size_t n)
+{
+	const struct config *c = w->o.config;
+
+	if (is_given_pid(w, p->id.pid)) {
+		snprintf(rule, n, "--pid");
+		return true;
+	}
+	if (!w->o.use_rules) {
+		snprintf(rule, n, "only the processes given with --pid are watched");
+		return false;
+	}
+	if (p->opted_out) {
+		snprintf(rule, n, "PYLEAK=off in its environment");
+		return false;
+	}
+	if (!c->rules_given || !c->n_rules) {
+		snprintf(rule, n, "no rules: every Python is watched");
+		return true;
+	}
+	for (size_t i = 0; i < c->n_rules; i++)
+		if (rule_fits(&c->rules[i], p)) {
+			snprintf(rule, n, "targets[%zu]: watch: %s", i,
+				c->rules[i].watch ? "true" : "false");
+			return c->rules[i].watch;
+		}
+	snprintf(rule, n, "none of the %zu rules in targets fits", c->n_rules);
+	return false;
+}
+
+/* ---- targets ------------------------------------------------------------------------------- */
+
+struct target *watch_target(const struct watch *w, pid_t pid)
+{
+	for (size_t i = 0; i < w->n_targets; i++)
+		if (target_info(w->targets[i])->id.pid == pid)
+			return w->targets[i];
+	return NULL;
+}
+
+size_t watch_target_count(const struct watch *w)
+{
+	return w->n_targets;
+}
+
+struct target *watch_target_at(const struct watch *w, size_t i)
+{
+	return i < w->n_targets ? w->targets[i] : NULL;
+}
+
+const struct watch_options *watch_get_options(const struct watch *w)
+{
+	return &w->o;
+}
+
+/* A name for the service that stays the same when the process is restarted. */
+static void service_name(const struct proc_info *p, char *buf, size_t n)
+{
+	if (p->unit[0])
+		snprintf(buf, n, "%s", p->unit);
+	else
+		snprintf(buf, n, "%.100s %.150s", p->exe, p->cmdline);
+}
+
+bool watch_type_judged(const struct target_type *ty)
+{
+	return ty->census || (ty->info.heap && (ty->info.flags & TPFLAGS_HAVE_GC));
+}
+
+static void on_dump_done(void *userdata, const struct dump_outcome *o)
+{
+	(void)userdata;
+	(void)o; /* dump.c has logged it */
+}
+
+static void start_dump(struct watch *w, struct target *t, const struct trigger_firing *f, size_t n)
+{
+	const struct proc_info *p = target_info(t);
+	const char *types[DUMP_TYPES_MAX];
+	struct dump_request r = {.id = p->id, .uid = p->uid, .on_done = on_dump_done};
+	char id[DUMP_ID_MAX];
+	struct err err = {{0}};
+
+	for (size_t i = 0; i < n; i++) {
+		if (!(f[i].actions & ACTION_DUMP))
+			continue;
+		if (!r.trigger[0])
+			snprintf(r.trigger, sizeof(r.trigger), "%s", f[i].kind);
+		if (f[i].type[0] && r.n_types < DUMP_TYPES_MAX)
+			types[r.n_types++] = f[i].type;
+	}
+	if (!r.trigger[0])
+		return;
+	/* A condition without a type (RSS): explain what is suspect, if anything is. */
+	for (size_t i = 0; !r.n_types && i < target_type_count(t); i++) {
+		const struct target_type *ty = target_type_at(t, i);
+
+		if (ty->track && watch_type_judged(ty) &&
+			track_type_verdict(ty->track)->kind == TRACK_LEAK &&
+			r.n_types < DUMP_TYPES_MAX)
+			types[r.n_types++] = ty->info.name;
+	}
+	r.types = types;
+	snprintf(r.comm, sizeof(r.comm), "%s", p->comm);
+	if (dump_start(w->o.dumps, &r, id, &err)) {
+		log_warning("pid %d: no dump: %s", p->id.pid, err.msg);
+		return;
+	}
+	for (size_t i = 0; i < r.n_types; i++)
+		watch_note_dump(w, t, types[i], id);
+}
+
+static void on_sample(struct target *t, void *userdata)
+{
+	struct watch *w = userdata;
+	const struct proc_info *p = target_info(t);
+	_cleanup_free_ struct trigger_type_state *states = NULL;
+	_cleanup_free_ struct trigger_firing *firings = NULL;
+	struct trigger_observation o = {
+		.pid = p->id.pid,
+		.at_ms = target_sampled_ms(t),
+		.rss_bytes = target_rss_bytes(t),
+	};
+	char service[256];
+	size_t n = 0;
+
+	if (!w->o.config->n_triggers)
+		return;
+	service_name(p, service, sizeof(service));
+	o.service = service;
+	o.cgroup_share = cgroup_memory_share(p->id.pid);
+	states = calloc(target_type_count(t) + 1, sizeof(*states));
+	if (!states)
+		return;
+	for (size_t i = 0; i < target_type_count(t); i++) {
+		const struct target_type *ty = target_type_at(t, i);
+		bool lossy = target_dropped(t) != 0;
+
+		if (!ty->track)
+			continue;
+		states[o.n_types++] = (struct trigger_type_state){
+			.type = ty->info.name,
+			.count = target_type_level(t, ty, NULL),
+			/* Lossy data raises no verdict and no dump. */
+			.verdict = lossy || !watch_type_judged(ty)
+					   ? TRACK_NONE
+					   : (int)track_type_verdict(ty->track)->kind,
+		};
+	}
+	o.types = states;
+	if (trigger_engine_observe(w->triggers, &o, &firings, &n) || !n)
+		return;
+	for (size_t i = 0; i < n; i++) {
+		struct trigger_record rec = {.at_ms = firings[i].at_ms};
+		struct err err = {{0}};
+
+		log_notice("pid %d (%s): trigger %s: %s", p->id.pid, p->comm, firings[i].trigger,
+			firings[i].reason);
+		snprintf(rec.service, sizeof(rec.service), "%s", service);
+		snprintf(rec.trigger, sizeof(rec.trigger), "%s", firings[i].trigger);
+		snprintf(rec.type, sizeof(rec.type), "%s", firings[i].type);
+		if (store_firing_add(w->o.store, &rec, &err))
+			log_warning("the firing of %s is not kept: %s", rec.trigger, err.msg);
+	}
+	start_dump(w, t, firings, n);
+}
+
+static void end_target(struct watch *w, struct target *t, const char *why)
+{
+	const struct proc_info *p = target_info(t);
+	char service[256];
+
+	log_info("pid %d (%s): no longer watched: %s", p->id.pid, p->comm, why);
+	service_name(p, service, sizeof(service));
+	trigger_engine_forget(w->triggers, service, p->id.pid);
+	for (size_t i = 0; i < w->n_targets; i++)
+		if (w->targets[i] == t)
+			w->targets[i] = w->targets[--w->n_targets];
+	target_free(t);
+}
+
+static struct seen *seen_find(struct watch *w, pid_t pid)
+{
+	for (size_t i = 0; i < w->n_seen; i++)
+		if (w->seen[i].pid == pid)
+			return &w->seen[i];
+	return NULL;
+}
+
+static void scan_now(struct watch *w)
+{
+	sd_event_source_set_time_relative(w->scan, 0);
+	sd_event_source_set_enabled(w->scan, SD_EVENT_ONESHOT);
+}
+
+static void on_gone(struct target *t, const char *why, void *userdata)
+{
+	struct watch *w = userdata;
+
+	end_target(w, t, why);
+	if (!w->n_targets && w->pids_given && !w->o.use_rules) {
+		log_info("the last --pid target is gone");
+		sd_event_exit(w->o.event, 0);
+	} else {
+		scan_now(w); /* it may have become another Python */
+	}
+}
+
+static int open_target(struct watch *w, pid_t pid, struct err *err)
+{
+	struct target_options o = {
+		.config = w->o.config,
+		.probe = w->o.probe,
+		.event = w->o.event,
+		.userdata = w,
+		.on_sample = on_sample,
+		.on_gone = on_gone,
+	};
+	struct target *t;
+	char what[512];
+	int r;
+
+	if (w->n_targets == w->cap_targets) {
+		size_t cap = w->cap_targets ? 2 * w->cap_targets : 16;
+		struct target **v = reallocarray(w->targets, cap, sizeof(*v));
+
+		if (!v)
+			return err_set(err, -ENOMEM, "out of memory");
+		w->targets = v;
+		w->cap_targets = cap;
+	}
+	r = target_open(pid, &o, &t, err);
+	if (r)
+		return r;
+	w->targets[w->n_targets++] = t;
+	log_info("pid %d (%s): %s; %s", pid, target_info(t)->comm,
+		python_describe(target_python(t), what, sizeof(what)), target_sites(t));
+	return 0;
+}
+
+/* ---- scanning ------------------------------------------------------------------------------ */
+
+static void look_at(struct watch *w, pid_t pid, struct seen *s)
+{
+	struct proc_info p;
+	struct err err = {{0}};
+	char rule[128];
+	int r;
+
+	s->reason[0] = 0;
+	s->at_ms = now_realtime_ms();
+	if (!python_looks_like(pid)) {
+		s->kind = SEEN_NOT_PYTHON;
+		return;
+	}
+	if (proc_info_get(pid, &p, &err)) {
+		s->kind = SEEN_RETRY;
+		return;
+	}
+	s->start_ticks = p.id.start_ticks;
+	if (!rules_want(w, &p, rule, sizeof(rule))) {
+		s->kind = SEEN_NO_RULE;
+		return;
+	}
+	r = open_target(w, pid, &err);
+	if (!r) {
+		s->pid = 0; /* a target now */
+		return;
+	}
+	if (r == -ENOSPC && !w->full_logged) {
+		log_warning("%s", err.msg);
+		w->full_logged = true;
+	}
+	s->kind = r == -EAGAIN || r == -ESRCH || r == -ENOSPC ? SEEN_RETRY : SEEN_REFUSED;
+	if (r == -ENOEXEC)
+		s->kind = SEEN_NOT_PYTHON;
+	snprintf(s->reason, sizeof(s->reason), "%.255s", err.msg);
+	if (s->kind == SEEN_REFUSED)
+		log_info("not watched: %s", err.msg);
+}
+
+static int on_scan(sd_event_source *src, uint64_t usec, void *userdata)
+{
+	struct watch *w = userdata;
+	_cleanup_free_ pid_t *pids = NULL;
+	int64_t now = now_realtime_ms();
+	size_t n = 0;
+
+	sd_event_source_set_time_relative(src, SCAN_US);
+	sd_event_source_set_enabled(src, SD_EVENT_ONESHOT);
+	if (proc_list(65536, &pids, &n))
+		return 0;
+	w->scans++;
+	for (size_t i = 0; i < w->n_seen; i++)
+		w->seen[i].found = false;
+	for (size_t i = 0; i < n; i++) {
+		struct seen *s;
+
+		if (pids[i] == getpid() || watch_target(w, pids[i]))
+			continue;
+		s = seen_find(w, pids[i]);
+		if (s) {
+			s->found = true;
+			if (s->kind == SEEN_RETRY ? now - s->at_ms < RETRY_MS
+						  : (w->scans + (unsigned)pids[i]) % LOOK_AGAIN)
+				continue;
+			if (s->kind == SEEN_REFUSED) {
+				struct proc_id id;
+
+				/* Told once; only another process is worth another look. */
+				if (proc_id_get(pids[i], &id) == 0 &&
+					id.start_ticks == s->start_ticks)
+					continue;
+			}
+		} else {
+			if (w->n_seen == w->cap_seen) {
+				size_t cap = w->cap_seen ? 2 * w->cap_seen : 256;
+				struct seen *v = reallocarray(w->seen, cap, sizeof(*v));
+
+				if (!v)
+					return 0;
+				w->seen = v;
+				w->cap_seen = cap;
+			}
+			s = &w->seen[w->n_seen++];
+			*s = (struct seen){.pid = pids[i], .found = true};
+		}
+		look_at(w, pids[i], s);
+	}
+	for (size_t i = 0; i < w->n_seen;) {
+		if (!w->seen[i].found || !w->seen[i].pid)
+			w->seen[i] = w->seen[--w->n_seen];
+		else
+			i++;
+	}
+	return 0;
+}
+
+bool watch_why(struct watch *w, pid_t pid, char *rule, size_t n_rule, char *reason, size_t n_reason)
+{
+	struct target *t = watch_target(w, pid);
+	struct python *py = NULL;
+	struct proc_info p;
+	struct err err = {{0}};
+	struct seen *s;
+	bool want;
+	int r;
+
+	if (proc_info_get(pid, &p, &err)) {
+		snprintf(rule, n_rule, "-");
+		snprintf(reason, n_reason, "%s", err.msg);
+		return false;
+	}
+	want = rules_want(w, &p, rule, n_rule);
+	if (t) {
+		snprintf(reason, n_reason, "watched since it was found: %s", rule);
+		return true;
+	}
+	r = python_open(pid, &py, &err);
+	if (r) {
+		snprintf(reason, n_reason, "%s", err.msg);
+		return false;
+	}
+	python_free(py);
+	s = seen_find(w, pid);
+	if (!want)
+		snprintf(reason, n_reason, "a Python, but not wanted: %s", rule);
+	else if (s && s->reason[0])
+		snprintf(reason, n_reason, "%s", s->reason);
+	else
+		snprintf(reason, n_reason,
+			"will be watched from the next scan on, within two seconds");
+	return want && !(s && s->reason[0]);
+}
+
+/* ---- dumps remembered ---------------------------------------------------------------------- */
+
+const char *watch_last_dump(const struct watch *w, const struct target *t, const char *type)
+{
+	const struct proc_id *id = &target_info(t)->id;
+
+	for (size_t i = w->n_notes; i-- > 0;)
+		if (w->notes[i].pid == id->pid && w->notes[i].start_ticks == id->start_ticks &&
+			!strcmp(w->notes[i].type, type))
+			return w->notes[i].dump;
+	return NULL;
+}
+
+void watch_note_dump(struct watch *w, const struct target *t, const char *type, const char *id)
+{
+	const struct proc_id *p = &target_info(t)->id;
+	struct note *n;
+
+	if (!w->notes) {
+		w->notes = calloc(NOTES_MAX, sizeof(*w->notes));
+		if (!w->notes)
+			return;
+	}
+	if (w->n_notes == NOTES_MAX) {
+		memmove(w->notes, w->notes + NOTES_MAX / 2, NOTES_MAX / 2 * sizeof(*w->notes));
+		w->n_notes = NOTES_MAX / 2;
+	}
+	n = &w->notes[w->n_notes++];
+	*n = (struct note){.pid = p->pid, .start_ticks = p->start_ticks};
+	snprintf(n->type, sizeof(n->type), "%s", type);
+	snprintf(n->dump, sizeof(n->dump), "%s", id);
+}
+
+/* ---- life ---------------------------------------------------------------------------------- */
+
+static int on_probe(sd_event_source *s, int fd, uint32_t revents, void *userdata)
+{
+	struct watch *w = userdata;
+
+	probe_dispatch(w->o.probe);
+	return 0;
+}
+
+static void configure_dumps(struct watch *w)
+{
+	const struct config *c = w->o.config;
+	struct dump_settings s = {
+		.pause_ns = c->dump_pause_ns,
+		.deadline_ns = c->dump_deadline_ns,
+		.headroom = c->dump_headroom,
+		.keys = c->dump_keys,
+		.storage_bytes = c->storage_dumps_bytes,
+	};
+
+	dump_manager_configure(w->o.dumps, &s);
+}
+
+/* A new engine, with what has fired before. */
+static int new_triggers(struct watch *w, const struct config *c, struct trigger_engine **ret)
+{
+	_cleanup_free_ struct trigger_record *recs = NULL;
+	struct trigger_engine *e;
+	int64_t longest = 24 * 3600 * 1000LL;
+	struct err err = {{0}};
+	size_t n = 0;
+	int r;
+
+	r = trigger_engine_new(c, &e);
+	if (r)
+		return r;
+	for (size_t i = 0; i < c->n_triggers; i++)
+		longest = MAX(longest, (int64_t)(c->triggers[i].cooldown_ns / 1000000));
+	if (store_firing_list(w->o.store, now_realtime_ms() - longest, &recs, &n, &err))
+		log_warning("what the triggers did before is not known: %s", err.msg);
+	for (size_t i = 0; i < n; i++)
+		trigger_engine_import(e, &recs[i]);
+	*ret = e;
+	return 0;
+}
+
+int watch_new(const struct watch_options *o, struct watch **ret, struct err *err)
+{
+	struct watch *w = calloc(1, sizeof(*w));
+	int r;
+
+	if (!w)
+		return err_set(err, -ENOMEM, "out of memory");
+	w->o = *o;
+	w->pids_given = o->n_pids > 0;
+	r = new_triggers(w, o->config, &w->triggers);
+	if (r) {
+		err_set(err, r, "out of memory");
+		goto fail;
+	}
+	configure_dumps(w);
+	r = sd_event_add_io(o->event, &w->probe_source, probe_fd(o->probe), EPOLLIN, on_probe, w);
+	if (r >= 0)
+		r = sd_event_add_time_relative(
+			o->event, &w->scan, CLOCK_MONOTONIC, 0, 100000, on_scan, w);
+	if (r >= 0 && !o->use_rules)
+		r = sd_event_source_set_enabled(w->scan, SD_EVENT_OFF);
+	if (r < 0) {
+		err_set(err, r, "event loop: %s", strerror(-r));
+		goto fail;
+	}
+	for (size_t i = 0; i < o->n_pids; i++) {
+		r = open_target(w, o->pids[i], err);
+		if (r)
+			goto fail;
+	}
+	*ret = w;
+	return 0;
+fail:
+	watch_free(w);
+	return r;
+}
+
+void watch_free(struct watch *w)
+{
+	if (!w)
+		return;
+	sd_event_source_disable_unref(w->scan);
+	sd_event_source_disable_unref(w->probe_source);
+	for (size_t i = 0; i < w->n_targets; i++)
+		target_free(w->targets[i]);
+	free(w->targets);
+	free(w->seen);
+	free(w->notes);
+	trigger_engine_free(w->triggers);
+	free(w);
+}
+
+int watch_configure(struct watch *w, const struct config *c, struct err *err)
+{
+	struct trigger_engine *e;
+	int r;
+
+	r = new_triggers(w, c, &e);
+	if (r)
+		return err_set(err, r, "out of memory");
+	trigger_engine_free(w->triggers);
+	w->triggers = e;
+	w->o.config = c;
+	configure_dumps(w);
+	for (size_t i = 0; i < w->n_targets;) {
+		struct target *t = w->targets[i];
+		char rule[128];
+
+		if (!rules_want(w, target_info(t), rule, sizeof(rule))) {
+			end_target(w, t, rule);
+			continue;
+		}
+		target_configure(t, c);
+		i++;
+	}
+	w->n_seen = 0; /* look at everything anew */
+	if (w->o.use_rules)
+		scan_now(w);
+	return 0;
+}
