@@ -88,7 +88,7 @@ MANPAGES := $(wildcard docs/man/*.[1-8])
 UNIT := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 -include tests/unit/modules.mk
 
-.PHONY: all deps demo check check-unit check-long lint install uninstall clean unit-build compile_commands.json
+.PHONY: all deps docs demo check check-unit check-long lint install uninstall clean unit-build compile_commands.json
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -171,6 +171,10 @@ lint: all
 	$(Q)cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 \
 		--suppress=missingIncludeSystem -D_GNU_SOURCE -I. -Iinclude agent capture ctl daemon graph
 	$(Q)clang-tidy --quiet $(sort $(foreach p,$(PROGRAMS),$(filter %.c,$(SRC_$(p))))) 2>/dev/null
+
+docs/%.svg: docs/%.dot
+	dot -Tsvg $< -o $@
+docs: docs/dataflow.svg
 
 demo: all
 	$(Q)tests/demo/demo.sh $(O)
