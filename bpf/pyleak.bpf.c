@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: (MIT OR GPL-2.0) */
+/*
+ * The programs under the probes. A birth site has the type in its argument, a death site the
+ * object. Which target, which register, is in the cookie of the site. Both return 0 always: 1
+ * would take the breakpoint out.
+ *
+ * Sleepable (".s"), so that the census can fault pages in and the kernel may preempt it; per hit
+ * the difference is not measurable.
+ */
+#include <linux/bpf.h>
+#include <asm/ptrace.h>
+#include <bpf/bpf_helpers.h>
+#include <bpf/bpf_tracing.h>
+
+#include "bpf/counts.bpf.h"
+#include "bpf/census.bpf.h"
+
+char LICENSE[] SEC("license") = "Dual MIT/GPL";
+
+static __always_inline void hit(struct pyleak_target *t, __u64 cookie)
+{
+	__sync_fetch_and_add(&t->hits, 1);
+	if (PYLEAK_COOKIE_STEPPED(cookie))
+		__sync_fetch_and_add(&t->hits_stepped, 1);
+}
+
+SEC("uprobe.multi.s")
+int on_birth(struct pt_regs *ctx)
+{
+	__u64 cookie = bpf_get_attach_cookie(ctx), type;
+	__u32 slot = PYLEAK_COOKIE_SLOT(cookie);
+	struct pyleak_target *t = target_of_hit(slot);
+	void *counts = bpf_map_lookup_elem(&counts_of, &slot);
+	struct pyleak_count *c;
+
+	if (!t || !counts)
+		return 0;
+	hit(t, cookie);
+	type = site_argument(ctx, PYLEAK_COOKIE_REG(cookie));
+	c = count_of(counts, type, t->epoch);
+	if (!c) {
+		__sync_fetch_and_add(&t->dropped, 1);
+		return 0;
+	}
+	count_stamp(c, t->epoch);
+	__sync_fetch_and_add(&c->births, 1);
+	return 0;
+}
+
+SEC("uprobe.multi.s")
+int on_death(struct pt_regs *ctx)
+{
+	__u64 cookie = bpf_get_attach_cookie(ctx), op, type = 0;
+	__u32 slot = PYLEAK_COOKIE_SLOT(cookie);
+	struct pyleak_target *t = target_of_hit(slot);
+	void *counts = bpf_map_lookup_elem(&counts_of, &slot);
+	struct pyleak_count *c = 0;
+
+	if (!t || !counts)
+		return 0;
+	hit(t, cookie);
+	op = site_argument(ctx, PYLEAK_COOKIE_REG(cookie));
+	if (!read_user(&type, sizeof(type), op + OFF_OB_TYPE))
+		c = count_of(counts, type, t->epoch);
+	if (c) {
+		count_stamp(c, t->epoch);
+		__sync_fetch_and_add(&c->deaths, 1);
+	} else {
+		__sync_fetch_and_add(&t->dropped, 1);
+	}
+	/* Whether it was a class cannot be told without its metatype's entry: then look, too. */
+	if (!c || c->flags & PYLEAK_COUNT_META)
+		class_gone(t, counts, slot, op);
+	if (t->armed)
+		census(t, slot, op);
+	return 0;
+}

@@ -1,0 +1,496 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/probe/plan.h"
+
+#include <capstone/capstone.h>
+#include <elf.h>
+#include <string.h>
+
+#include "daemon/util/macros.h"
+#include "include/pyleak/counts.h"
+
+#define CODE_MAX      4096 /* bytes of a function that are looked at */
+#define PROLOGUE_MAX  96   /* bytes from the entry within which the place is looked for */
+#define UNSIZED_MAX   2048 /* what is taken for a function whose size is not known */
+#define ALLOCATOR_MAX 256
+#define INNER_MAX     3 /* allocators behind allocators */
+
+/* Functions that make objects the collector knows, with the type in their first argument, and the
+ * one that frees them. _PyObject_New and _PyObject_NewVar are not here: their objects die in
+ * PyObject_Free, through which every string and buffer goes as well, too hot to probe; births
+ * without deaths would only look like a leak. */
+static const struct {
+	const char *name;
+	enum plan_kind kind;
+	bool required;
+} functions[] = {
+	{"PyType_GenericAlloc", PLAN_BIRTH, true},
+	{"_PyObject_GC_New", PLAN_BIRTH, true},
+	{"_PyObject_GC_NewVar", PLAN_BIRTH, true},
+	{"PyUnstable_Object_GC_NewWithExtraData", PLAN_BIRTH, false}, /* 3.12+ */
+	{"PyObject_GC_Del", PLAN_DEATH, true},
+};
+
+/* ---- decoding ---- */
+
+/*
+ * A walk over instructions in address order. `holds` has a bit for every general register that
+ * holds the function's first argument before the current instruction.
+ */
+struct walk {
+	csh cs;
+	cs_insn *insn;
+	const uint8_t *code;
+	size_t left;
+	uint64_t addr;
+	uint32_t holds;
+};
+
+static void walk_release(struct walk *w)
+{
+	if (w->insn)
+		cs_free(w->insn, 1);
+	if (w->cs)
+		cs_close(&w->cs);
+	w->insn = NULL;
+	w->cs = 0;
+}
+
+static int walk_init(struct walk *w, const uint8_t *code, size_t n, uint64_t vaddr)
+{
+	*w = (struct walk){
+		.code = code, .left = n, .addr = vaddr, .holds = 1u << PYLEAK_RDI};
+	if (cs_open(CS_ARCH_X86, CS_MODE_64, &w->cs) != CS_ERR_OK)
+		return -ENOMEM;
+	cs_option(w->cs, CS_OPT_DETAIL, CS_OPT_ON);
+	w->insn = cs_malloc(w->cs);
+	if (!w->insn) {
+		walk_release(w);
+		return -ENOMEM;
+	}
+	return 0;
+}
+
+static bool is_endbr64(const uint8_t *code, size_t n)
+{
+	return n >= 4 && code[0] == 0xf3 && code[1] == 0x0f && code[2] == 0x1e && code[3] == 0xfa;
+}
+
+/* Steps over endbr64, which Capstone before 5 takes for a no-op of its own kind or refuses. */
+static void walk_skip_endbr64(struct walk *w)
+{
+	if (is_endbr64(w->code, w->left)) {
+		w->code += 4;
+		w->left -= 4;
+		w->addr += 4;
+	}
+}
+
+static bool walk_next(struct walk *w)
+{
+	return cs_disasm_iter(w->cs, &w->code, &w->left, &w->addr, w->insn);
+}
+
+/* Number of the 64-bit register that reg is or is a part of, or -1. */
+static int reg_number(x86_reg reg)
+{
+	static const struct {
+		uint16_t reg[5];
+		uint8_t number;
+	} table[] = {
+		{{X86_REG_RAX, X86_REG_EAX, X86_REG_AX, X86_REG_AL, X86_REG_AH}, PYLEAK_RAX},
+		{{X86_REG_RCX, X86_REG_ECX, X86_REG_CX, X86_REG_CL, X86_REG_CH}, PYLEAK_RCX},
+		{{X86_REG_RDX, X86_REG_EDX, X86_REG_DX, X86_REG_DL, X86_REG_DH}, PYLEAK_RDX},
+		{{X86_REG_RBX, X86_REG_EBX, X86_REG_BX, X86_REG_BL, X86_REG_BH}, PYLEAK_RBX},
+		{{X86_REG_RSP, X86_REG_ESP, X86_REG_SP, X86_REG_SPL}, PYLEAK_RSP},
+		{{X86_REG_RBP, X86_REG_EBP, X86_REG_BP, X86_REG_BPL}, PYLEAK_RBP},
+		{{X86_REG_RSI, X86_REG_ESI, X86_REG_SI, X86_REG_SIL}, PYLEAK_RSI},
+		{{X86_REG_RDI, X86_REG_EDI, X86_REG_DI, X86_REG_DIL}, PYLEAK_RDI},
+		{{X86_REG_R8, X86_REG_R8D, X86_REG_R8W, X86_REG_R8B}, PYLEAK_R8},
+		{{X86_REG_R9, X86_REG_R9D, X86_REG_R9W, X86_REG_R9B}, PYLEAK_R9},
+		{{X86_REG_R10, X86_REG_R10D, X86_REG_R10W, X86_REG_R10B}, PYLEAK_R10},
+		{{X86_REG_R11, X86_REG_R11D, X86_REG_R11W, X86_REG_R11B}, PYLEAK_R11},
+		{{X86_REG_R12, X86_REG_R12D, X86_REG_R12W, X86_REG_R12B}, PYLEAK_R12},
+		{{X86_REG_R13, X86_REG_R13D, X86_REG_R13W, X86_REG_R13B}, PYLEAK_R13},
+		{{X86_REG_R14, X86_REG_R14D, X86_REG_R14W, X86_REG_R14B}, PYLEAK_R14},
+		{{X86_REG_R15, X86_REG_R15D, X86_REG_R15W, X86_REG_R15B}, PYLEAK_R15},
+	};
+
+	if (reg == X86_REG_INVALID)
+		return -1;
+	for (size_t i = 0; i < ARRAY_SIZE(table); i++)
+		for (size_t j = 0; j < ARRAY_SIZE(table[i].reg); j++)
+			if (table[i].reg[j] == reg)
+				return table[i].number;
+	return -1;
+}
+
+static bool holds(const struct walk *w, x86_reg reg)
+{
+	int r = reg_number(reg);
+
+	return r >= 0 && w->holds & 1u << r;
+}
+
+/* What the current instruction does to `holds`. A call leaves the callee-saved registers. */
+static void walk_effect(struct walk *w)
+{
+	const uint32_t callee_saved = 1u << PYLEAK_RBX | 1u << PYLEAK_RBP | 1u << PYLEAK_R12 |
+		1u << PYLEAK_R13 | 1u << PYLEAK_R14 | 1u << PYLEAK_R15;
+	const cs_x86 *x = &w->insn->detail->x86;
+	cs_regs read, written;
+	uint8_t n_read, n_written;
+	bool copies = w->insn->id == X86_INS_MOV && x->op_count == 2 &&
+		x->operands[0].type == X86_OP_REG && x->operands[0].size == 8 &&
+		x->operands[1].type == X86_OP_REG && holds(w, x->operands[1].reg);
+	int r;
+
+	if (cs_insn_group(w->cs, w->insn, CS_GRP_CALL)) {
+		w->holds &= callee_saved;
+		return;
+	}
+	if (cs_regs_access(w->cs, w->insn, read, &n_read, written, &n_written) != CS_ERR_OK) {
+		w->holds = 0;
+		return;
+	}
+	for (int i = 0; i < n_written; i++)
+		if ((r = reg_number(written[i])) >= 0)
+			w->holds &= ~(1u << r);
+	if (copies && (r = reg_number(x->operands[0].reg)) >= 0)
+		w->holds |= 1u << r;
+}
+
+/* Target of a direct jump or call. */
+static bool branch_target(const struct walk *w, uint64_t *ret)
+{
+	const cs_x86 *x = &w->insn->detail->x86;
+
+	if (!cs_insn_group(w->cs, w->insn, CS_GRP_JUMP) &&
+		!cs_insn_group(w->cs, w->insn, CS_GRP_CALL))
+		return false;
+	if (x->op_count != 1 || x->operands[0].type != X86_OP_IMM)
+		return false;
+	*ret = (uint64_t)x->operands[0].imm;
+	return true;
+}
+
+/* ---- the place in a function ---- */
+
+/* What every kernel with uprobe_multi links emulates. Longer nops are emulated from 6.17 on only
+ * and may there be rewritten into calls: left alone. */
+static bool kernel_emulates(const uint8_t *b, size_t n)
+{
+	if (n >= 1 && (b[0] & 0xf8) == 0x50) /* push reg */
+		return true;
+	if (n >= 2 && b[0] == 0x41 && (b[1] & 0xf8) == 0x50) /* push r8..r15 */
+		return true;
+	if (n >= 1 && b[0] == 0x90)
+		return true;
+	if (n >= 5 && (b[0] == 0xe8 || b[0] == 0xe9)) /* call, jmp rel32 */
+		return true;
+	if (n >= 2 && (b[0] == 0xeb || (b[0] & 0xf0) == 0x70)) /* jmp, jcc rel8 */
+		return true;
+	return n >= 6 && b[0] == 0x0f && (b[1] & 0xf0) == 0x80; /* jcc rel32 */
+}
+
+/* Whether the current instruction may stand between the entry and the breakpoint: it goes on to
+ * the next one and changes registers only. A list of what compilers put there, all else ends the
+ * search. */
+static bool harmless(const struct walk *w)
+{
+	const cs_x86 *x = &w->insn->detail->x86;
+
+	switch (w->insn->id) {
+	case X86_INS_CMP:
+	case X86_INS_TEST:
+	case X86_INS_NOP:
+		return true;
+	case X86_INS_MOV:
+	case X86_INS_MOVABS:
+	case X86_INS_MOVZX:
+	case X86_INS_MOVSX:
+	case X86_INS_MOVSXD:
+	case X86_INS_LEA:
+	case X86_INS_ADD:
+	case X86_INS_SUB:
+	case X86_INS_AND:
+	case X86_INS_OR:
+	case X86_INS_XOR:
+	case X86_INS_NOT:
+	case X86_INS_NEG:
+	case X86_INS_INC:
+	case X86_INS_DEC:
+	case X86_INS_IMUL:
+	case X86_INS_SHL:
+	case X86_INS_SHR:
+	case X86_INS_SAR:
+	case X86_INS_BT:
+	case X86_INS_SETE:
+	case X86_INS_SETNE:
+	case X86_INS_CMOVE:
+	case X86_INS_CMOVNE:
+		return x->op_count > 0 && x->operands[0].type == X86_OP_REG;
+	default:
+		return false;
+	}
+}
+
+/* Whether a branch of the function leads behind its entry but not behind `delta`: then what
+ * stands at delta may run more than once a call. */
+static bool looped_over(const uint8_t *code, size_t n, uint64_t vaddr, uint32_t delta)
+{
+	struct walk w;
+	uint64_t to;
+	bool found = false;
+
+	if (walk_init(&w, code, n, vaddr))
+		return true;
+	while (w.left && !found) {
+		walk_skip_endbr64(&w);
+		if (!walk_next(&w)) { /* data between the code: find the way back in */
+			if (!w.left)
+				break;
+			w.code++, w.left--, w.addr++;
+			continue;
+		}
+		found = branch_target(&w, &to) && to > vaddr && to <= vaddr + delta;
+	}
+	walk_release(&w);
+	return found;
+}
+
+static void place_set(struct plan_place *p, uint32_t delta, uint32_t held, const cs_insn *insn)
+{
+	*p = (struct plan_place){.delta = delta, .reg = PYLEAK_RDI};
+	for (uint8_t r = 0; !(held & 1u << PYLEAK_RDI) && r < PYLEAK_N_REGS; r++)
+		if (held & 1u << r)
+			p->reg = r;
+	snprintf(p->insn, sizeof(p->insn), "%.15s", insn->mnemonic);
+}
+
+int plan_place(
+	const uint8_t *code, size_t n, size_t size, uint64_t vaddr, struct plan_place *ret)
+{
+	struct plan_place entry, best;
+	struct walk w;
+	bool found = false;
+	int r;
+
+	n = MIN(n, CODE_MAX);
+	if (!size)
+		size = UNSIZED_MAX;
+	size = MIN(size, n);
+	r = walk_init(&w, code, size, vaddr);
+	if (r)
+		return r;
+
+	if (is_endbr64(code, size)) {
+		entry = (struct plan_place){.reg = PYLEAK_RDI, .stepped = true, .insn = "endbr64"};
+		walk_skip_endbr64(&w);
+		r = 1;
+	}
+	for (;;) {
+		uint32_t delta = (uint32_t)(w.addr - vaddr);
+
+		if (delta >= PROLOGUE_MAX || !walk_next(&w))
+			break;
+		if (delta == 0) {
+			place_set(&entry, 0, w.holds, w.insn);
+			entry.stepped = true;
+			r = 1;
+		}
+		if (kernel_emulates(w.insn->bytes, w.insn->size)) {
+			/* The stack pointer never counts as a holder: nothing copies to it. */
+			place_set(&best, delta, w.holds, w.insn);
+			found = true;
+			break;
+		}
+		if (!harmless(&w))
+			break;
+		walk_effect(&w);
+		if (!w.holds)
+			break;
+	}
+	walk_release(&w);
+	if (!r)
+		return -EINVAL;
+	if (found && best.delta && looped_over(code, size, vaddr, best.delta))
+		found = false;
+	*ret = found ? best : entry;
+	return 0;
+}
+
+/* ---- which functions ---- */
+
+bool plan_is_allocator(const uint8_t *code, size_t n, uint64_t vaddr)
+{
+	bool basicsize = false, itemsize = false, flags = false;
+	struct walk w;
+
+	if (walk_init(&w, code, MIN(n, ALLOCATOR_MAX), vaddr))
+		return false;
+	walk_skip_endbr64(&w);
+	while (w.holds && !(basicsize && itemsize && flags) && walk_next(&w)) {
+		const cs_x86 *x = &w.insn->detail->x86;
+
+		for (int i = 0; i < x->op_count && w.insn->id != X86_INS_LEA; i++) {
+			const cs_x86_op *o = &x->operands[i];
+
+			if (o->type != X86_OP_MEM || o->mem.index != X86_REG_INVALID ||
+				!holds(&w, o->mem.base))
+				continue;
+			basicsize |= o->mem.disp == 0x20;
+			itemsize |= o->mem.disp == 0x28;
+			flags |= o->mem.disp >= 0xa8 && o->mem.disp < 0xb0; /* testb looks at a byte */
+		}
+		if (cs_insn_group(w.cs, w.insn, CS_GRP_CALL) ||
+			cs_insn_group(w.cs, w.insn, CS_GRP_RET) || w.insn->id == X86_INS_JMP)
+			break;
+		walk_effect(&w);
+	}
+	walk_release(&w);
+	return basicsize && itemsize && flags;
+}
+
+/*
+ * Functions that the one at vaddr hands its first argument on to. For deaths only where it does
+ * nothing else (a jump to the local function that callers inside an LTO build use directly); for
+ * births every allocator that it calls.
+ */
+static size_t inner_functions(const struct elf_image *e, uint64_t vaddr, uint64_t size,
+	enum plan_kind kind, uint64_t *ret, size_t max)
+{
+	size_t n_code, n_callee, n = 0;
+	const uint8_t *code = elf_image_bytes(e, vaddr, CODE_MAX, &n_code), *callee;
+	uint64_t end, to;
+	struct walk w;
+
+	if (!code)
+		return 0;
+	if (!size)
+		size = UNSIZED_MAX;
+	n_code = MIN(n_code, size);
+	end = vaddr + n_code;
+	if (walk_init(&w, code, n_code, vaddr))
+		return 0;
+	walk_skip_endbr64(&w);
+	for (bool straight = true; n < max && walk_next(&w); walk_effect(&w)) {
+		bool leaves = branch_target(&w, &to) && (to < vaddr || to >= end) &&
+			w.holds & 1u << PYLEAK_RDI && elf_image_is_code(e, to);
+
+		if (leaves && straight && w.insn->id == X86_INS_JMP) {
+			ret[n++] = to;
+			break;
+		}
+		straight = straight && harmless(&w);
+		if (kind == PLAN_DEATH && !straight)
+			break;
+		if (!leaves || (w.insn->id != X86_INS_CALL && w.insn->id != X86_INS_JMP))
+			continue;
+		callee = elf_image_bytes(e, to, ALLOCATOR_MAX, &n_callee);
+		if (!callee || !plan_is_allocator(callee, n_callee, to))
+			continue;
+		for (size_t i = 0; i < n; i++)
+			if (ret[i] == to)
+				to = 0;
+		if (to)
+			ret[n++] = to;
+	}
+	walk_release(&w);
+	return n;
+}
+
+static int add_site(const struct elf_image *e, struct plan *p, const char *name, uint64_t vaddr,
+	uint64_t size, enum plan_kind kind, int depth, struct err *err)
+{
+	uint64_t inner[INNER_MAX];
+	size_t n_inner = 0, n;
+	const uint8_t *code;
+	struct plan_site *s;
+	char label[sizeof(s->function)];
+	int r;
+
+	if (depth < INNER_MAX)
+		n_inner = inner_functions(e, vaddr, size, kind, inner, ARRAY_SIZE(inner));
+	for (size_t i = 0; i < n_inner; i++) {
+		snprintf(label, sizeof(label), "%s%.48s", depth ? "" : "behind ", name);
+		r = add_site(e, p, label, inner[i], 0, kind, depth + 1, err);
+		if (r)
+			return r;
+	}
+	if (n_inner)
+		return 0;
+
+	for (size_t i = 0; i < p->n; i++)
+		if (p->v[i].vaddr == vaddr)
+			return 0; /* another name of it, or behind two */
+	if (p->n == ARRAY_SIZE(p->v))
+		return err_set(err, -E2BIG, "more than %d probe sites planned", PLAN_SITES_MAX);
+	s = &p->v[p->n];
+	*s = (struct plan_site){.vaddr = vaddr, .kind = kind};
+	snprintf(s->function, sizeof(s->function), "%s", name);
+	code = elf_image_bytes(e, vaddr, CODE_MAX, &n);
+	if (!code || !elf_image_is_code(e, vaddr) || plan_place(code, n, size, vaddr, &s->place))
+		return err_set(err, -ENOENT, "%s at 0x%llx is not code that can be probed", name,
+			(unsigned long long)vaddr);
+	r = elf_image_offset(e, vaddr + s->place.delta, &s->offset);
+	if (r)
+		return err_set(err, r, "%s at 0x%llx is not in the file", name,
+			(unsigned long long)vaddr);
+	p->n++;
+	return 0;
+}
+
+int plan_make(const struct elf_image *e, struct plan *ret, struct err *err)
+{
+	struct plan p = {0};
+	uint64_t vaddr, size;
+	int r;
+
+	if (elf_image_machine(e) != EM_X86_64)
+		return err_set(err, -EOPNOTSUPP, "probes are placed on x86-64 code only so far");
+	for (size_t i = 0; i < ARRAY_SIZE(functions); i++) {
+		r = elf_image_symbol(e, functions[i].name, &vaddr, &size);
+		if (r && functions[i].required)
+			return err_set(err, -ENOENT,
+				"symbol %s not found: cannot count objects of this build",
+				functions[i].name);
+		if (r)
+			continue;
+		r = add_site(e, &p, functions[i].name, vaddr, size, functions[i].kind, 0, err);
+		if (r)
+			return r;
+	}
+	*ret = p;
+	return 0;
+}
+
+char *plan_describe(const struct plan *p, char *buf, size_t n)
+{
+	static const char *const what[] = {[PLAN_BIRTH] = "birth", [PLAN_DEATH] = "death"};
+	size_t at = 0;
+
+	if (!n)
+		return buf;
+	buf[0] = '\0';
+	for (int kind = PLAN_BIRTH; kind <= PLAN_DEATH; kind++) {
+		size_t sites = 0, seen = 0;
+
+		for (size_t i = 0; i < p->n; i++)
+			sites += p->v[i].kind == (enum plan_kind)kind;
+		for (size_t i = 0; i < p->n && at < n; i++) {
+			const struct plan_site *s = &p->v[i];
+
+			if (s->kind != (enum plan_kind)kind)
+				continue;
+			if (!seen++)
+				at += (size_t)snprintf(buf + at, n - at, "%s%zu %s site%s (", at ? ", " : "",
+					sites, what[kind], sites == 1 ? "" : "s");
+			if (at < n)
+				at += (size_t)snprintf(buf + at, n - at, "%s+%u %s%s%s", s->function,
+					s->place.delta, s->place.insn,
+					s->place.stepped ? " single-stepped" : "",
+					seen == sites ? ")" : ", ");
+		}
+	}
+	return buf;
+}

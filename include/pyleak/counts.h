@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * Kernel <-> daemon: what the BPF programs in bpf/ and daemon/probe share.
+ *
+ * Every target has a slot. A slot has one `struct pyleak_target` in an array (mapped into the
+ * daemon: arming a census is a store, no system call) and one hash of its own, type address ->
+ * `struct pyleak_count`, as an inner map. Its own, so that a target that makes classes without end
+ * fills nobody else's table, so that reading a target costs its own types only, and so that
+ * forgetting it is one call. Not per-CPU: the GIL serialises a target anyway, and a per-CPU value
+ * is paid for every *possible* CPU (64 bytes x 256 CPUs x 2000 types x 64 targets is 2 GB).
+ */
+#ifndef PYLEAK_COUNTS_H
+#define PYLEAK_COUNTS_H
+
+#include <linux/types.h>
+
+#define PYLEAK_MAX_TARGETS 256 /* slots; one more is the daemon's own, for calibration */
+#define PYLEAK_MAX_TYPES   131072
+#define PYLEAK_RING_BYTES  (1 << 20)
+
+/* The cookie of a site: slot, which register of pt_regs holds the argument (enum pyleak_reg),
+ * and whether the kernel has to single-step the instruction under the probe. */
+#define PYLEAK_COOKIE(slot, reg, stepped)                                                          \
+	((__u64)(slot) | (__u64)(reg) << 16 | (__u64) !!(stepped) << 24)
+#define PYLEAK_COOKIE_SLOT(c)	 ((__u32)((c) & 0xffff))
+#define PYLEAK_COOKIE_REG(c)	 ((__u32)((c) >> 16 & 0xff))
+#define PYLEAK_COOKIE_STEPPED(c) ((__u32)((c) >> 24 & 1))
+
+/* x86-64 numbering of general registers, as in ModRM. */
+enum pyleak_reg {
+	PYLEAK_RAX,
+	PYLEAK_RCX,
+	PYLEAK_RDX,
+	PYLEAK_RBX,
+	PYLEAK_RSP,
+	PYLEAK_RBP,
+	PYLEAK_RSI,
+	PYLEAK_RDI,
+	PYLEAK_R8,
+	PYLEAK_R9,
+	PYLEAK_R10,
+	PYLEAK_R11,
+	PYLEAK_R12,
+	PYLEAK_R13,
+	PYLEAK_R14,
+	PYLEAK_R15,
+	PYLEAK_N_REGS,
+};
+
+/*
+ * Counters of one type. The key is the type's address, `incarnation` tells apart the types that
+ * lived there one after the other: it is given when the entry is made and never used again.
+ *
+ * The census instant. A census hit first advances the target's `epoch`, then walks. The first
+ * count of an entry in a new epoch copies births and deaths to births_at and deaths_at before it
+ * adds (and stores `epoch` after that). So at any later time the counters at the instant of
+ * census E are births_at, deaths_at where epoch == E, else births and deaths themselves: nobody has
+ * touched them since. A reader that races with a hit looks the entry up twice and takes the second
+ * answer if that one is stamped, else the first.
+ */
+struct pyleak_count {
+	__u64 incarnation;
+	__u64 births, deaths;
+	__u64 births_at, deaths_at;
+	__u64 live;	  /* found by the walk of census live_epoch */
+	__u32 epoch;
+	__u32 live_epoch;
+	__u32 flags;	  /* enum pyleak_count_flags, read from the type when the entry was made */
+	__u32 pad;
+};
+
+enum pyleak_count_flags {
+	PYLEAK_COUNT_GC = 1,   /* instances are known to the collector, so their deaths are seen */
+	PYLEAK_COUNT_META = 2, /* instances are types themselves */
+};
+
+/* One watched process. The daemon writes what stands above the line before it attaches and the
+ * arming block before it sets `armed`; the programs write the rest. */
+struct pyleak_target {
+	/* Whom to count: tgid as the target's own pid namespace numbers it. That namespace is named
+	 * by device and inode of /proc/PID/ns/pid, so it is right wherever the daemon itself is. */
+	__u64 pidns_dev, pidns_ino;
+	__u32 tgid; /* 0: the slot is free */
+	__u32 pad;
+	__u64 head[4]; /* rings in the order of the walk: permanent, old, middle, young; 0: none */
+	__u64 collecting; /* address of the int that is not 0 while the collector runs */
+	/* ---- */
+	__u64 budget_ns; /* the walk gives up after so long */
+	__u32 armed;	 /* not 0: number of the census wanted; the program takes it by setting 0 */
+	__u32 epoch;	 /* censuses begun */
+	__u64 hits, hits_stepped;
+	__u64 dropped; /* hits not counted: table full, or the type could not be read */
+	__u64 lost;    /* dead classes that could not be told because the ring buffer was full */
+	__u64 pad2[2]; /* two cache lines: neighbours in the array run on other CPUs */
+};
+
+enum pyleak_event_kind {
+	PYLEAK_EVENT_CENSUS = 1,
+	PYLEAK_EVENT_GONE, /* a class has died; its entry has been removed */
+};
+
+enum pyleak_census_status {
+	PYLEAK_CENSUS_OK,
+	PYLEAK_CENSUS_TOO_LARGE, /* budget used up */
+	PYLEAK_CENSUS_FAULT,	 /* a node could not be read */
+	PYLEAK_CENSUS_LINK,	 /* a back link did not lead where the walk came from */
+	PYLEAK_CENSUS_FULL,	 /* no room for a type's counters */
+};
+
+struct pyleak_census {
+	__u32 number; /* as armed */
+	__u32 epoch;
+	__u32 status;
+	__u32 pad;
+	__u64 start_ns, end_ns; /* CLOCK_MONOTONIC */
+	__u64 objects;
+};
+
+struct pyleak_gone {
+	__u64 type;
+	struct pyleak_count count;
+};
+
+struct pyleak_event {
+	__u32 kind;
+	__u32 slot;
+	union {
+		struct pyleak_census census;
+		struct pyleak_gone gone;
+	};
+};
+
+_Static_assert(sizeof(struct pyleak_count) == 64, "kernel and daemon must agree");
+_Static_assert(sizeof(struct pyleak_target) == 128, "kernel and daemon must agree");
+_Static_assert(sizeof(struct pyleak_event) == 80, "kernel and daemon must agree");
+
+#endif
