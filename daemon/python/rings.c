@@ -1,0 +1,354 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The collector's rings, found by their shape: struct _gc_runtime_state has three heads 24 bytes
+ * apart (struct gc_generation: PyGC_Head, threshold, count) and, behind them, a pointer
+ * `generation0` to the first. So every word that points 64 to 320 bytes back is a candidate, and
+ * the rest is proof: each head's neighbours point back at it, and what hangs on the rings are
+ * objects whose type's type is `type`. Words are tried at steps of four bytes, because Debian's
+ * 3.13.5 has the heads at addresses that are 4 modulo 8.
+ */
+#include "daemon/python/python.h"
+
+#include <inttypes.h>
+#include <string.h>
+
+#include "daemon/python/mem.h"
+#include "daemon/util/macros.h"
+#include "daemon/util/u64map.h"
+
+#define LINK_MASK     (~(uint64_t)3)
+#define HEAD_STEP     24
+#define POINTER_MIN   64 /* from head 0 to the pointer generation0: 72, 76, 160, 232 seen */
+#define POINTER_MAX   320
+#define SCAN_MAX      ((uint64_t)4 << 20)
+#define SHAPE_TRIES   64 /* the target runs: heads change under us */
+#define SHAPE_OBJECTS 32
+
+struct node {
+	uint64_t next, prev, refcnt, type; /* PyGC_Head, then PyObject */
+};
+
+static bool plausible(uint64_t v)
+{
+	v &= LINK_MASK;
+	return v >= 4096 && v < (uint64_t)1 << 56 && v % 4 == 0;
+}
+
+static bool read_node(pid_t pid, uint64_t addr, size_t n, struct node *ret)
+{
+	memset(ret, 0, sizeof(*ret));
+	if (mem_read(pid, addr, ret, n) < 0)
+		return false;
+	ret->next &= LINK_MASK;
+	ret->prev &= LINK_MASK;
+	return true;
+}
+
+/* Whether a ring's head is at h: linked both ways. *ret_objects: how many of the first objects
+ * were looked at, all of them good. */
+static bool is_ring(const struct python *p, uint64_t h, unsigned *ret_objects)
+{
+	struct node head, n;
+	uint64_t at, back;
+
+	*ret_objects = 0;
+	if (!read_node(p->id.pid, h, 16, &head) || !plausible(head.next) || !plausible(head.prev))
+		return false;
+	if (head.next == h || head.prev == h)
+		return head.next == head.prev;
+	if (!read_node(p->id.pid, head.prev, 16, &n) || n.next != h)
+		return false;
+	for (at = head.next, back = h; at != h && *ret_objects < SHAPE_OBJECTS; at = n.next) {
+		if (at % 8 != 0 || !read_node(p->id.pid, at, sizeof(n), &n) || n.prev != back ||
+			!plausible(n.next) || !python_is_type(p, n.type))
+			return false;
+		back = at;
+		++*ret_objects;
+	}
+	return true;
+}
+
+/* The three of them; at least one holds objects. */
+static bool are_generations(const struct python *p, uint64_t head0)
+{
+	unsigned objects = 0, n;
+
+	for (int i = 0; i < 3; i++) {
+		if (!is_ring(p, head0 + (uint64_t)i * HEAD_STEP, &n))
+			return false;
+		objects += n;
+	}
+	return objects > 0;
+}
+
+/* Words of the region that point a little back are candidates for generation0. */
+static uint64_t scan(const struct python *p, uint64_t start, uint64_t size)
+{
+	_cleanup_free_ uint8_t *buf = NULL;
+	ssize_t got;
+
+	size = MIN(size, SCAN_MAX);
+	buf = malloc(size);
+	if (!buf)
+		return 0;
+	got = mem_read_some(p->id.pid, start, buf, size);
+	for (ssize_t i = 0; i + 8 <= got; i += 4) {
+		uint64_t v, a = start + (uint64_t)i;
+
+		memcpy(&v, buf + i, sizeof(v));
+		if (v < a - POINTER_MAX || v > a - POINTER_MIN || v < start || v % 4 != 0)
+			continue;
+		if (are_generations(p, v))
+			return v;
+	}
+	return 0;
+}
+
+/* Head of generation 0, or 0. Where the version's table points is looked at first. */
+static uint64_t find_head0(const struct python *p)
+{
+	const struct layout *l = &p->layout;
+	uint64_t gc = l->interp_gc >= 0 ? p->interp + (uint64_t)l->interp_gc
+					: p->runtime + (uint64_t)MAX(l->rt_gc, 0);
+	uint64_t head0 = gc + (uint64_t)MAX(l->gc_generations, 0), v;
+	bool inside = p->interp >= p->runtime && p->interp < p->runtime + p->runtime_size;
+
+	for (int i = 0; i < SHAPE_TRIES; i++) {
+		if (l->gc_generations >= 0 && l->gc_generation0 >= 0 &&
+			mem_read_u64(p->id.pid, gc + (uint64_t)l->gc_generation0, &v) == 0 &&
+			v == head0 && are_generations(p, head0))
+			return head0;
+		/* the scan reads up to half a megabyte: not each time */
+		if (i % 8 != 7)
+			continue;
+		v = scan(p, p->runtime, p->runtime_size);
+		if (!v && !inside)
+			v = scan(p, p->interp, (uint64_t)l->interp_size);
+		if (v)
+			return v;
+	}
+	return 0;
+}
+
+static uint64_t find_permanent(const struct python *p, uint64_t head0)
+{
+	/* 3.14, 3.15: +72; 3.8 to 3.13: +80; Debian's 3.13.5: +84 */
+	static const uint8_t at[] = {72, 76, 80, 84, 88};
+	const struct layout *l = &p->layout;
+	int32_t table = l->gc_permanent >= 0 && l->gc_generations >= 0
+				? l->gc_permanent - l->gc_generations
+				: -1;
+	unsigned n;
+
+	for (int i = 0; i < SHAPE_TRIES; i++) {
+		if (table > 0 && is_ring(p, head0 + (uint64_t)table, &n))
+			return head0 + (uint64_t)table;
+		for (size_t k = 0; i == SHAPE_TRIES - 1 && k < ARRAY_SIZE(at); k++)
+			if (is_ring(p, head0 + at[k], &n))
+				return head0 + at[k];
+	}
+	return 0;
+}
+
+/* gcstate->collecting: 0 or 1, and gcstate->garbage, a list, where the table has it. */
+static uint64_t find_collecting(const struct python *p, uint64_t head0)
+{
+	const struct layout *l = &p->layout, *t = layout_table(l->minor);
+	/* a scan may have found heads which the layout does not know the place of */
+	int32_t generations = l->gc_generations >= 0 ? l->gc_generations : t->gc_generations;
+	uint64_t gc = head0 - (uint64_t)generations, garbage, type, name;
+	uint32_t collecting;
+	char list[8];
+
+	if (mem_read_u32(p->id.pid, gc + (uint64_t)l->gc_collecting, &collecting) < 0 ||
+		collecting > 1 ||
+		mem_read_u64(p->id.pid, gc + (uint64_t)l->gc_garbage, &garbage) < 0 ||
+		mem_read_u64(p->id.pid, garbage + OFF_OB_TYPE, &type) < 0 ||
+		mem_read_u64(p->id.pid, type + OFF_TP_NAME, &name) < 0 ||
+		mem_read_cstr(p->id.pid, name, list, sizeof(list)) < 0 || strcmp(list, "list") != 0)
+		return 0;
+	return gc + (uint64_t)l->gc_collecting;
+}
+
+int python_find_rings(const struct python *p, struct python_rings *ret, struct err *err)
+{
+	struct python_rings r = {.collecting = 0};
+
+	r.head[0] = find_head0(p);
+	if (!r.head[0])
+		return err_set(err, -EPROTO,
+			"pid %d: the collector of this CPython %s has no rings of the known "
+			"shape%s",
+			(int)p->id.pid, p->version,
+			p->minor == 14 ? "; 3.14.0 to 3.14.4 have an incremental one" : "");
+	r.head[1] = r.head[0] + HEAD_STEP;
+	r.head[2] = r.head[1] + HEAD_STEP;
+	r.head[3] = find_permanent(p, r.head[0]);
+	r.collecting = find_collecting(p, r.head[0]);
+	if (!r.collecting)
+		return err_set(err, -EPROTO,
+			"pid %d: the collector's state of this CPython %s does not look as in "
+			"other 3.%d",
+			(int)p->id.pid, p->version, p->minor);
+	*ret = r;
+	return 0;
+}
+
+/* ---- levels from outside ---- */
+
+/*
+ * A direct-mapped cache of pages: objects of one type and age are neighbours, so one read of 4 KiB
+ * serves some 40 of them. It is emptied between passes, so that a pass never sees older data than
+ * its own begin.
+ */
+#define CACHE_BITS 12
+#define PAGE       4096
+
+struct page_cache {
+	uint64_t tag[1u << CACHE_BITS]; /* address of the page, 0: empty */
+	uint8_t bytes[1u << CACHE_BITS][PAGE];
+};
+
+static const uint8_t *cache_page(struct page_cache *c, pid_t pid, uint64_t page)
+{
+	size_t slot = (size_t)(page / PAGE * 0x9e3779b97f4a7c15u >> (64 - CACHE_BITS));
+
+	if (c->tag[slot] != page) {
+		c->tag[slot] = 0;
+		if (mem_read(pid, page, c->bytes[slot], PAGE) < 0)
+			return NULL;
+		c->tag[slot] = page;
+	}
+	return c->bytes[slot];
+}
+
+static bool cache_read(struct page_cache *c, pid_t pid, uint64_t addr, void *buf, size_t n)
+{
+	uint8_t *to = buf;
+
+	while (n > 0) {
+		uint64_t in = addr % PAGE;
+		size_t m = MIN(n, (size_t)(PAGE - in));
+		const uint8_t *page = cache_page(c, pid, addr - in);
+
+		if (!page)
+			return false;
+		memcpy(to, page + in, m);
+		to += m;
+		addr += m;
+		n -= m;
+	}
+	return true;
+}
+
+struct pass {
+	struct u64map counts; /* type -> objects */
+	uint64_t objects;
+	uint64_t sum; /* of all nodes and types, in order: two equal passes saw the same rings */
+};
+
+static int walk_ring(const struct python *p, uint64_t head, uint64_t max_objects,
+	struct page_cache *c, struct pass *s)
+{
+	uint64_t back = head, at, last_type = 0, *count = NULL;
+	struct node n;
+
+	if (!cache_read(c, p->id.pid, head, &n, 16))
+		return -EAGAIN;
+	for (at = n.next & LINK_MASK; at != head; at = n.next & LINK_MASK) {
+		/* torn: somebody freed or moved what we stand on */
+		if (at == 0 || at % 8 != 0 || !cache_read(c, p->id.pid, at, &n, sizeof(n)) ||
+			(n.prev & LINK_MASK) != back || n.type == 0)
+			return -EAGAIN;
+		if (++s->objects > max_objects)
+			return -E2BIG;
+		if (n.type != last_type || !count) {
+			count = u64map_upsert(&s->counts, n.type, 0, NULL);
+			if (!count)
+				return -ENOMEM;
+			last_type = n.type;
+		}
+		++*count;
+		s->sum = (s->sum ^ at ^ n.type) * 0x100000001b3u + 1;
+		back = at;
+	}
+	return 0;
+}
+
+static int walk_all(const struct python *p, const struct python_rings *r, uint64_t max_objects,
+	struct page_cache *c, struct pass *s)
+{
+	uint32_t before, after;
+	int e = 0;
+
+	u64map_release(&s->counts);
+	*s = (struct pass){.sum = 0};
+	memset(c->tag, 0, sizeof(c->tag));
+	e = mem_read_u32(p->id.pid, r->collecting, &before);
+	if (e < 0)
+		return e;
+	/* oldest first: what is promoted while we walk is missed, not met twice, and either way
+	 * the next pass differs */
+	for (int i = 3; i >= 0 && e == 0; i--)
+		if (r->head[i])
+			e = walk_ring(p, r->head[i], max_objects, c, s);
+	if (e < 0)
+		return e;
+	e = mem_read_u32(p->id.pid, r->collecting, &after);
+	if (e < 0)
+		return e;
+	return before || after ? -EAGAIN : 0; /* while it collects, its rings are incomplete */
+}
+
+static int hand_over(
+	const struct python *p, const struct pass *s, struct python_level **ret, size_t *ret_n)
+{
+	_cleanup_free_ struct python_level *v = calloc(MAX(s->counts.n, (size_t)1), sizeof(*v));
+	size_t n = 0;
+
+	if (!v)
+		return -ENOMEM;
+	for (size_t i = 0; i < s->counts.cap; i++) {
+		const struct u64map_slot *slot = &s->counts.slots[i];
+
+		if (slot->key == 0)
+			continue;
+		if (!python_is_type(p, slot->key))
+			return -EAGAIN;
+		v[n++] = (struct python_level){.type = slot->key, .count = slot->value};
+	}
+	*ret = TAKE_PTR(v);
+	*ret_n = n;
+	return 0;
+}
+
+int python_read_levels(const struct python *p, const struct python_rings *r, int tries,
+	uint64_t max_objects, struct python_level **ret, size_t *ret_n, uint64_t *ret_objects)
+{
+	_cleanup_free_ struct page_cache *c = malloc(sizeof(*c));
+	struct pass s = {.sum = 0};
+	uint64_t objects = 0, sum = 0;
+	bool have = false;
+	int e = -EAGAIN;
+
+	if (!c)
+		return -ENOMEM;
+	for (int i = 0; i < tries; i++) {
+		e = walk_all(p, r, max_objects, c, &s);
+		if (e < 0 && e != -EAGAIN)
+			break;
+		if (e == 0 && have && s.objects == objects && s.sum == sum) {
+			e = hand_over(p, &s, ret, ret_n);
+			if (e == 0)
+				*ret_objects = s.objects;
+			if (e != -EAGAIN)
+				break;
+		}
+		have = e == 0;
+		objects = s.objects;
+		sum = s.sum;
+		e = -EAGAIN;
+	}
+	u64map_release(&s.counts);
+	return e;
+}
