@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: MIT
+"""What the integration tests share: real targets that tell the truth about themselves, a daemon
+beside them, and pyleakctl to ask it. Everything started here is ended by addCleanup."""
+
+import glob
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+BUILD = os.environ.get("PYLEAK_BUILD", os.path.join(os.path.dirname(__file__), "../../build"))
+SYSTEM_PYTHON = "/usr/bin/python3"
+
+
+def interpreters():
+    """The system's Python, and every other CPython 3.8 or newer that pyenv has on this machine."""
+    found = {"system": SYSTEM_PYTHON}
+    for path in sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3"))):
+        version = path.split("/")[-3]
+        if tuple(int(x) for x in version.split(".")[:2]) >= (3, 8):
+            found[version] = path
+    return found
+
+
+class Target:
+    """A Python that runs `code` with helpers to speak with us: say(obj) prints a line of JSON,
+    hear() waits for a line from us."""
+
+    PRELUDE = (
+        "import sys, json, gc, os, time\n"
+        "def say(x): sys.stdout.write(json.dumps(x) + '\\n'); sys.stdout.flush()\n"
+        "def hear(): return sys.stdin.readline().strip()\n"
+    )
+
+    def __init__(self, test, code, python=SYSTEM_PYTHON, name="target.py", **popen):
+        folder = tempfile.mkdtemp()
+        test.addCleanup(shutil.rmtree, folder, ignore_errors=True)
+        self.path = os.path.join(folder, name)
+        with open(self.path, "w", encoding="utf-8") as f:
+            f.write(self.PRELUDE + code)
+        env = dict(os.environ, PYTHONDONTWRITEBYTECODE="1")
+        env.update(popen.pop("extra_env", {}))
+        self.process = subprocess.Popen(
+            [python, self.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+            env=env, **popen)
+        self.pid = self.process.pid
+        test.addCleanup(self.end)
+
+    def hear(self):
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(f"the target ended with {self.process.wait()}")
+        return json.loads(line)
+
+    def say(self, text=""):
+        self.process.stdin.write(text + "\n")
+        self.process.stdin.flush()
+
+    def ask(self, text=""):
+        self.say(text)
+        return self.hear()
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+class Answer:
+    def __init__(self, done):
+        self.code, self.out, self.err = done.returncode, done.stdout, done.stderr
+
+    @property
+    def json(self):
+        return json.loads(self.out)
+
+
+class Daemon:
+    """pyleakd with a folder of its own for its socket and state."""
+
+    DEFAULTS = {"growth": {"interval": "500ms", "warmup": "0s", "window": "5s", "min_objects": 100},
+                "budget": {"pause": "20ms"}}
+
+    def __init__(self, test, *pids, config=None, args=(), wait=True, **popen):
+        self.test = test
+        self.folder = tempfile.mkdtemp()
+        test.addCleanup(shutil.rmtree, self.folder, ignore_errors=True)
+        os.chmod(self.folder, 0o755)
+        self.socket = os.path.join(self.folder, "control.sock")
+        self.state = os.path.join(self.folder, "state")
+        self.log_path = os.path.join(self.folder, "log")
+        self.config = os.path.join(self.folder, "pyleakd.yaml")
+        with open(self.config, "w", encoding="utf-8") as f:
+            # JSON is YAML
+            f.write(config if isinstance(config, str) else json.dumps(config or self.DEFAULTS))
+        command = [f"{BUILD}/pyleakd", "--config", self.config, "--socket", self.socket,
+                   "--state-dir", self.state]
+        for pid in pids:
+            command += ["--pid", str(pid)]
+        self.log_file = open(self.log_path, "w", encoding="utf-8")
+        self.process = subprocess.Popen(command + list(args), stderr=self.log_file, **popen)
+        test.addCleanup(self.end)
+        if wait:
+            self.wait_ready()
+
+    def wait_ready(self, seconds=60):
+        end = time.monotonic() + seconds
+        while "is ready" not in self.log():
+            if self.process.poll() is not None:
+                raise AssertionError(f"pyleakd ended with {self.process.returncode}: {self.log()}")
+            if time.monotonic() > end:
+                raise AssertionError("pyleakd is not ready: " + self.log())
+            time.sleep(0.02)
+
+    def log(self):
+        with open(self.log_path, encoding="utf-8", errors="replace") as f:
+            return f.read()
+
+    def ctl(self, *args, **more):
+        return Answer(subprocess.run(
+            [f"{BUILD}/pyleakctl", "--socket", self.socket, *map(str, args)],
+            capture_output=True, text=True, timeout=120, check=False, **more))
+
+    def ask(self, *args):
+        """The JSON answer; anything but exit 0 fails the test."""
+        a = self.ctl("--json", *args)
+        self.test.assertEqual(a.code, 0, f"pyleakctl {args}: {a.err}\n{self.log()}")
+        return a.json
+
+    def top(self, pid, *args):
+        return {t["type"]: t for t in self.ask("top", pid, "-n", 100000, *args)["types"]}
+
+    def wait_for(self, question, seconds=60, what="an answer"):
+        """Asks until the answer is true."""
+        end = time.monotonic() + seconds
+        while True:
+            answer = question()
+            if answer:
+                return answer
+            if time.monotonic() > end:
+                raise AssertionError(f"no {what} within {seconds} s\n{self.log()}")
+            time.sleep(0.1)
+
+    def wait_dump(self, seconds=90):
+        def question():
+            done = [d for d in self.ask("dumps", "list")["dumps"] if d["state"] != "running"]
+            return done and done[0]
+        return self.wait_for(question, seconds, "dump")
+
+    def stop(self, signum=signal.SIGTERM):
+        self.process.send_signal(signum)
+        return self.process.wait(timeout=30)
+
+    def end(self):
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(timeout=30)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+        self.log_file.close()
+
+
+def pyleakd(*args, **more):
+    """Runs pyleakd to its end."""
+    return Answer(subprocess.run([f"{BUILD}/pyleakd", *args], capture_output=True, text=True,
+                                 timeout=60, check=False, **more))
+
+
+def links():
+    """Number of uprobe links in the kernel, by bpftool."""
+    out = subprocess.run(["/usr/sbin/bpftool", "link", "list"], capture_output=True, text=True,
+                         check=False).stdout
+    return out.count("uprobe_multi")
+
+
+class RootTest(unittest.TestCase):
+    def setUp(self):
+        if os.geteuid():
+            self.skipTest("root is needed to attach to processes")
+        sys.stdout.flush()

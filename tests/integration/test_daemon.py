@@ -1,0 +1,305 @@
+# SPDX-License-Identifier: MIT
+"""The daemon as a user meets it: what it answers, how it begins and ends, what it says when
+something is wrong."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+import unittest
+
+import harness
+
+IDLE = r"""
+class Session: pass
+keep = [Session() for _ in range(12345)]
+say('up')
+hear()
+"""
+
+LEAK = r"""
+class Session:
+    def __init__(self): self.data = {}
+SESSIONS = {}
+n = 0
+say('up')
+while True:
+    for _ in range(10): n += 1; SESSIONS[n] = Session(); [object() for _ in range(50)]
+    time.sleep(0.01)
+"""
+
+
+class Watching(harness.RootTest):
+    def test_idle_target_that_leaked_before(self):
+        t = harness.Target(self, IDLE)
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        row = d.top(t.pid)["__main__.Session"]
+        self.assertEqual((row["count"], row["tracked"], row["tracked_bound"]), (12345, 12345, 0))
+        census = d.ask("status")["targets"][0]["census"]
+        self.assertEqual(census["pause_us_max"], 0, "an idle target is read without stopping it")
+        text = d.ctl("top", t.pid)
+        self.assertIn("__main__.Session", text.out)
+        self.assertIn("12,345", text.out.replace("\u202f", ",").replace(" 345", ",345"))
+
+    def test_heap_above_the_bound(self):
+        code = IDLE.replace("hear()", "keep += [[] for _ in range(3000000)]\n"
+                            "while True: [Session() for _ in range(100)]; time.sleep(0.001)")
+        t = harness.Target(self, code)
+        t.hear()
+        time.sleep(2)
+        d = harness.Daemon(self, t.pid, config={
+            "growth": {"interval": "500ms", "warmup": "0s", "window": "5s"},
+            "budget": {"pause": "1ms"}})
+        status = d.wait_for(
+            lambda: next((x for x in d.ask("status")["targets"] if "too large" in x["reason"]), None))
+        self.assertIsNone(status["census"])
+        self.assertIn("a dump gives the level", status["reason"])
+        row = d.top(t.pid)["__main__.Session"]
+        self.assertIsNone(row["count"], "a level that is not known is null")
+        self.assertGreater(d.wait_for(lambda: d.top(t.pid)["__main__.Session"]["allocs"]), 0)
+        refused = d.ctl("top", t.pid, "--fresh")
+        self.assertEqual(refused.code, 4)
+        self.assertIn("too large", refused.err)
+
+    def test_growth_and_verdict(self):
+        t = harness.Target(self, LEAK)
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        s = d.wait_for(lambda: [x for x in d.ask("suspects", t.pid)["suspects"]
+                                if x["type"] == "__main__.Session" and x["verdict"] == "leak"])[0]
+        self.assertEqual(s["pid"], t.pid)
+        self.assertGreater(s["delta"], 100)
+        self.assertGreater(s["rate_per_hour"], 0)
+        self.assertTrue(s["reason"])
+        grown = {x["type"]: x for x in d.ask("growth", t.pid, "--since", "3s")["types"]}
+        self.assertGreater(grown["__main__.Session"]["delta"], 100)
+        again = {x["type"] for x in d.ask("growth", t.pid, "--since", "3s")["types"]}
+        self.assertIn("__main__.Session", again, "asking changes nothing")
+        points = d.ask("history", t.pid, "--type", "Session")["points"]
+        self.assertGreater(len(points), 3)
+        self.assertEqual(points, sorted(points, key=lambda p: p["at"]))
+        self.assertEqual(d.ctl("history", t.pid, "--type", "NoSuch").code, 1)
+        for verb in (("status",), ("top", t.pid), ("growth", t.pid), ("suspects",), ("why", t.pid),
+                     ("history", t.pid, "--type", "Session"), ("dumps",)):
+            a = d.ctl(*verb)
+            self.assertEqual(a.code, 0, a.err)
+            self.assertTrue(a.out.strip(), verb)
+
+    def test_rules(self):
+        yes = harness.Target(self, IDLE, name="wanted.py")
+        no = harness.Target(self, IDLE, name="unwanted.py")
+        out = harness.Target(self, IDLE, name="wanted-not.py", extra_env={"PYLEAK": "off"})
+        for x in (yes, no, out):
+            x.hear()
+        d = harness.Daemon(self, config={"targets": [
+            {"match": {"cmdline": "*/unwanted.py"}, "watch": False},
+            {"match": {"cmdline": "*wanted*.py", "user": "root", "exe": "/usr/bin/python3*"}}]})
+        d.wait_for(lambda: yes.pid in [x["pid"] for x in d.ask("status")["targets"]])
+        self.assertEqual([x["pid"] for x in d.ask("status")["targets"]], [yes.pid])
+        self.assertIn("targets[0]", d.ask("why", no.pid)["rule"])
+        self.assertIn("PYLEAK=off", d.ask("why", out.pid)["rule"])
+        self.assertFalse(d.ask("why", no.pid)["watched"])
+        self.assertTrue(d.ask("why", yes.pid)["watched"])
+        late = harness.Target(self, IDLE, name="wanted-late.py")
+        d.wait_for(lambda: late.pid in [x["pid"] for x in d.ask("status")["targets"]])
+        yes.end()
+        d.wait_for(lambda: yes.pid not in [x["pid"] for x in d.ask("status")["targets"]])
+        with open(d.config, "w", encoding="utf-8") as f:
+            json.dump({"targets": [{"match": {"cmdline": "*/unwanted.py"}}]}, f)
+        d.process.send_signal(signal.SIGHUP)
+        d.wait_for(lambda: [no.pid] == [x["pid"] for x in d.ask("status")["targets"]])
+        with open(d.config, "w", encoding="utf-8") as f:
+            f.write("growth: {interval: soon}\n")
+        d.process.send_signal(signal.SIGHUP)
+        d.wait_for(lambda: "the old one stays in force" in d.log())
+        self.assertEqual([no.pid], [x["pid"] for x in d.ask("status")["targets"]])
+
+    def test_exec_becomes_another_target(self):
+        code = "say('up'); hear(); os.execv(sys.executable, [sys.executable, '-c', " \
+               "\"import sys\\nclass After: pass\\nk = [After() for _ in range(777)]\\n" \
+               "print('1', flush=True); sys.stdin.readline()\"])"
+        t = harness.Target(self, code, name="before-exec.py")
+        t.hear()
+        d = harness.Daemon(self, config=dict(harness.Daemon.DEFAULTS, targets=[
+            {"match": {"user": "root", "cmdline": "*before-exec*"}},
+            {"match": {"cmdline": "*class After*"}}]))
+        d.wait_for(lambda: [x["pid"] for x in d.ask("status")["targets"]] == [t.pid])
+        t.ask()
+        d.wait_for(lambda: "executed another program" in d.log())
+        d.wait_for(lambda: [x["pid"] for x in d.ask("status")["targets"]] == [t.pid])
+        self.assertEqual(d.top(t.pid)["__main__.After"]["count"], 777)
+
+    def test_target_that_ends(self):
+        t = harness.Target(self, IDLE)
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        t.end()
+        self.assertEqual(d.process.wait(timeout=20), 0, "the last --pid target is gone")
+
+
+class Ending(harness.RootTest):
+    def test_nothing_stays(self):
+        t = harness.Target(self, LEAK)
+        t.hear()
+        before = harness.links()
+        d = harness.Daemon(self, t.pid)
+        self.assertGreater(harness.links(), before)
+        self.assertEqual(d.stop(), 0)
+        self.assertEqual(harness.links(), before)
+        self.assertFalse(os.path.exists(d.socket))
+        self.assertIsNone(t.process.poll())
+
+    def test_killed_daemon_detaches(self):
+        t = harness.Target(self, LEAK)
+        t.hear()
+        before = harness.links()
+        d = harness.Daemon(self, t.pid)
+        d.process.kill()
+        d.process.wait()
+        deadline = time.monotonic() + 10
+        while harness.links() > before and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.assertEqual(harness.links(), before)
+        self.assertTrue(os.path.exists(d.socket))
+        again = harness.Daemon(self, t.pid, args=("--socket", d.socket))  # a stale one is replaced
+        again.socket = d.socket
+        self.assertEqual(again.ask("status")["targets"][0]["pid"], t.pid)
+
+    def test_live_socket(self):
+        t = harness.Target(self, IDLE)
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        a = harness.pyleakd("--pid", str(t.pid), "--socket", d.socket, "--state-dir",
+                            os.path.join(d.folder, "other"))
+        self.assertEqual(a.code, 2)
+        self.assertIn(str(d.process.pid), a.err)
+        self.assertEqual(d.ask("status")["targets"][0]["pid"], t.pid)
+
+
+class Mistakes(harness.RootTest):
+    """One clear line each, the right exit code, nothing left behind."""
+
+    def setUp(self):
+        super().setUp()
+        self.folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, self.folder)
+        self.before = harness.links()
+
+    def tearDown(self):
+        self.assertEqual(harness.links(), self.before)
+
+    def run_daemon(self, *args, **more):
+        return harness.pyleakd("--socket", f"{self.folder}/s", "--state-dir", f"{self.folder}/st",
+                               *args, **more)
+
+    def one_line(self, a, code, *words):
+        self.assertEqual(a.code, code, a.err)
+        lines = a.err.strip().splitlines()
+        self.assertEqual(len(lines), 1, a.err)
+        for w in words:
+            self.assertIn(w, lines[0])
+
+    def test_no_such_pid(self):
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        self.one_line(self.run_daemon("--pid", str(gone.pid)), 1, str(gone.pid), "no such process")
+
+    def test_not_a_python(self):
+        p = subprocess.Popen(["sleep", "100"])
+        self.addCleanup(p.wait)
+        self.addCleanup(p.kill)
+        self.one_line(self.run_daemon("--pid", str(p.pid)), 1, str(p.pid), "not a Python")
+
+    def test_too_old(self):
+        for version in ("3.7", "3.6", "2.7"):
+            found = [v for v in os.listdir(os.path.expanduser("~/.pyenv/versions"))
+                     if v.startswith(version)] if os.path.isdir(
+                         os.path.expanduser("~/.pyenv/versions")) else []
+            if not found:
+                continue
+            python = os.path.expanduser(f"~/.pyenv/versions/{found[0]}/bin/python")
+            p = subprocess.Popen([python, "-c", "import time; time.sleep(100)"])
+            self.addCleanup(p.wait)
+            self.addCleanup(p.kill)
+            time.sleep(0.5)
+            self.one_line(self.run_daemon("--pid", str(p.pid)), 1, version, "3.8")
+
+    def test_config_with_three_mistakes(self):
+        path = f"{self.folder}/bad.yaml"
+        with open(path, "w", encoding="utf-8") as f:
+            f.write("growth:\n  interval: soon\n  windw: 30m\nbudget:\n  cpu: 140%\n")
+        for args in (("--check-config",), ()):
+            a = self.run_daemon("--config", path, *args)
+            self.assertEqual(a.code, 2)
+            for place in (":2:13:", ":3:3:", ":5:8:"):
+                self.assertIn(f"{path}{place}", a.err)
+        a = harness.pyleakd("--check-config", "--config", f"{self.folder}/none.yaml")
+        self.one_line(a, 2, "none.yaml")
+
+    def test_usage(self):
+        self.one_line(self.run_daemon("--frobnicate"), 2, "--frobnicate", "--help")
+        self.one_line(self.run_daemon("--pid", "many"), 2, "many")
+        self.assertEqual(harness.pyleakd("--version").code, 0)
+        self.assertIn("--state-dir", harness.pyleakd("--help").out)
+
+    def test_no_privilege(self):
+        t = harness.Target(self, IDLE)
+        t.hear()
+        drop = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"]
+        a = harness.Answer(subprocess.run(
+            drop + [os.path.abspath(f"{harness.BUILD}/pyleakd"), "--pid", str(t.pid), "--socket",
+                    f"{self.folder}/s", "--state-dir", f"{self.folder}/st"],
+            capture_output=True, text=True, timeout=60, check=False, cwd="/"))
+        if "Permission denied" in a.err and "setpriv" in a.err:
+            self.skipTest("cannot run here: the build folder is closed to other users")
+        self.one_line(a, 4, "CAP_")
+
+    def test_no_daemon(self):
+        a = harness.Answer(subprocess.run(
+            [f"{harness.BUILD}/pyleakctl", "--socket", f"{self.folder}/none", "status"],
+            capture_output=True, text=True, timeout=60, check=False))
+        self.one_line(a, 3, f"{self.folder}/none")
+
+    def test_strange_requests(self):
+        t = harness.Target(self, IDLE)
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        s = socket.socket(socket.AF_UNIX)
+        self.addCleanup(s.close)
+        s.connect(d.socket)
+        f = s.makefile("rw", encoding="utf-8")
+        self.addCleanup(f.close)
+        for q in ({"verb": "top"}, {"verb": "top", "args": {"pid": "1"}},
+                  {"verb": "top", "args": {"pid": -1}}, {"verb": "top", "args": {"pid": 2 ** 62}},
+                  {"verb": "nonsense"}, {"args": {}}, {"verb": 7}, [], 3, {"verb": "history", "args": {
+                      "pid": t.pid}}, {"verb": "growth", "args": {"pid": t.pid, "since": "never"}},
+                  {"verb": "dump", "args": {"pid": t.pid, "types": [7]}},
+                  {"verb": "dumps.show", "args": {"id": "../../etc/passwd"}},
+                  {"verb": "dumps.rm", "args": {"id": ""}}):
+            f.write(json.dumps(q) + "\n")
+            f.flush()
+            answer = json.loads(f.readline())
+            self.assertFalse(answer["ok"], q)
+            self.assertIn(answer["exit"], (1, 2), q)
+        self.assertEqual(d.ask("status")["targets"][0]["pid"], t.pid)
+
+    def test_ctl_errors(self):
+        t = harness.Target(self, IDLE)
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        self.assertEqual(d.ctl("top", 1).code, 1)
+        self.assertEqual(d.ctl("top").code, 2)
+        self.assertEqual(d.ctl("frobnicate").code, 2)
+        self.assertEqual(d.ctl("dumps", "show", "nothing").code, 1)
+        self.assertEqual(d.ctl("growth", t.pid, "--since", "never").code, 2)
+        for a in (d.ctl("top", 1), d.ctl("top"), d.ctl("frobnicate")):
+            self.assertEqual(len(a.err.strip().splitlines()), 1, a.err)
+
+
+if __name__ == "__main__":
+    unittest.main()
