@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The daemon's answers in words and tables. What an answer does not have is left out or shown
+ * as "-": these functions never guess and never fail on an odd document.
+ */
+#ifndef PYLEAK_CTL_SHOW_H
+#define PYLEAK_CTL_SHOW_H
+
+#include <jansson.h>
+
+#include "ctl/ctl.h"
+
+void show_status(struct ctl *c, const json_t *result);
+void show_top(struct ctl *c, const json_t *result);
+void show_growth(struct ctl *c, const json_t *result);
+void show_history(struct ctl *c, const json_t *result);
+void show_suspects(struct ctl *c, const json_t *result);
+void show_why(struct ctl *c, const json_t *result);
+void show_dump(struct ctl *c, const json_t *result);
+void show_dumps(struct ctl *c, const json_t *result);
+/* Any object, key by key. */
+void show_object(struct ctl *c, const json_t *result);
+
+#endif
