@@ -13,7 +13,7 @@
 set -euo pipefail
 
 repo=$(cd "$(dirname "$0")/../.." && pwd)
-check= keep= commands=
+check="" keep="" commands=""
 suites=()
 
 . "$repo/tests/fresh/lib.sh"
