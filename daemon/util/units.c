@@ -1,5 +1,4 @@
 /* SPDX-License-Identifier: MIT */
-#define _GNU_SOURCE
 #include "daemon/util/units.h"
 
 #include <ctype.h>
