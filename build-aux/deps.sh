@@ -8,9 +8,9 @@ export DEBIAN_FRONTEND=noninteractive
 
 [ "$(id -u)" = 0 ] || { echo "deps: installs packages, so run it as root: sudo make deps" >&2; exit 1; }
 
-packages="gcc make clang llvm libc6-dev pkg-config bpftool libelf-dev zlib1g-dev libcapstone-dev
+packages="gcc make clang libc6-dev pkg-config bpftool libelf-dev zlib1g-dev libcapstone-dev
  libyaml-dev libsystemd-dev libsqlite3-dev libjansson-dev libzstd-dev libgraphviz-dev libseccomp-dev
- fonts-dejavu-core libcmocka-dev python3 libclang-rt-dev"
+ fonts-dejavu-core libcmocka-dev python3"
 tests="python3-dev libpython3-dev curl procps"
 
 missing=
@@ -34,8 +34,12 @@ if [ -n "$bpf" ]; then
 		mirror=$(apt-get indextargets --format '$(SITE) $(RELEASE)' |
 			awk -v s="$VERSION_CODENAME" '$2 == s { print $1; exit }')
 		[ -n "$mirror" ] || { echo "deps: no apt source for $VERSION_CODENAME found, needed for its backports" >&2; exit 1; }
-		echo "deb $mirror $VERSION_CODENAME-backports main" >/etc/apt/sources.list.d/pyleak-backports.list
-		apt-get update -q
+		# There already, only that apt prefers the older one: then it needs no other entry.
+		if ! apt-get indextargets --format '$(RELEASE)' | grep -qx "$VERSION_CODENAME-backports"; then
+			echo "deb $mirror $VERSION_CODENAME-backports main" \
+				>/etc/apt/sources.list.d/pyleak-backports.list
+			apt-get update -q
+		fi
 		bpf="libbpf-dev/$VERSION_CODENAME-backports libbpf1/$VERSION_CODENAME-backports"
 	fi
 fi
