@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: MIT
 #
-#   make deps          install what is needed (Debian 12 or 13, root)
+#   make deps          install what is needed (Debian 12 or 13, root); demo and check do it, too
 #   make               everything into build/
 #   make demo          a leaking service, the daemon, and the picture of the leak (root)
 #   make check         unit tests (ASan, UBSan) and integration tests on real processes (root)
@@ -158,7 +158,9 @@ endef
 $(foreach t,$(UNIT),$(eval $(call unit_test,$(t))))
 unit-build: $(addprefix $(O)/tests/,$(UNIT))
 
-check: all
+# deps first, so that one command does on a bare machine; then a make that sees what they brought.
+check: deps
+	+$(Q)$(MAKE) --no-print-directory all
 	+$(Q)$(MAKE) --no-print-directory O=$(O)/san SANITIZE=address,undefined unit-build
 	$(Q)tests/run.py --build $(O) unit integration
 check-unit:
@@ -176,7 +178,8 @@ docs/%.svg: docs/%.dot
 	dot -Tsvg $< -o $@
 docs: docs/dataflow.svg
 
-demo: all
+demo: deps
+	+$(Q)$(MAKE) --no-print-directory all
 	$(Q)tests/demo/demo.sh $(O)
 
 # ---- installing ----------------------------------------------------------------------------
