@@ -395,7 +395,7 @@ class Runner:
         env[key] = value
         argv = [path]
         if is_module:
-            argv = [sys.executable, "-u", os.path.abspath(__file__),
+            argv = [sys.executable, "-B", "-u", os.path.abspath(__file__),
                     "--module", path, "--report", report_path]
         # Output goes to files: a pipe would stay open as long as a process that was left behind.
         with open(output_path, "wb") as output:

@@ -5,7 +5,7 @@
 #
 # Does the README hold on a machine with nothing on it? Bootstraps a minimal Debian root with make,
 # git and ca-certificates, clones this repository into it, and runs there what the README says:
-# make deps, make, make demo (with --check also make check). Root, debootstrap and about 2 GB.
+# make demo, which installs what it needs (with --check also make check). Root, debootstrap and 2 GB.
 #
 # Packages come from the mirror this machine's own apt uses. The root is thrown away, with
 # --keep DIR it stays in DIR/SUITE, and one that lies there already is used as it is. The kernel is
@@ -30,7 +30,7 @@ while [ $# -gt 0 ]; do
 done
 [ ${#suites[@]} -gt 0 ] || suites=(bookworm trixie)
 if [ -z "$commands" ]; then
-	commands="make deps && make -j$(nproc) && make demo"
+	commands="export MAKEFLAGS=-j$(nproc) && make demo"
 	[ -z "$check" ] || commands="$commands && make check"
 fi
 
