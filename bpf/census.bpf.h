@@ -18,13 +18,13 @@
  * and a target that finds it taken tries again at its next hit. An entry is valid if it carries
  * the number of this walk, so that nothing has to be cleared.
  */
-struct tally {
+static struct tally {
 	__u64 type;
 	__u32 n;
 	__u32 walk;
 } tallies[CACHE_SLOTS];
-__u32 walking;
-__u32 walks;
+static __u32 walking;
+static __u32 walks;
 
 struct walk {
 	__u64 head, from, cur; /* ring, node before, node */

@@ -22,7 +22,8 @@ struct probe_target;
 
 struct probe_options {
 	unsigned max_targets; /* slots; default 64 when 0, at most PYLEAK_MAX_TARGETS */
-	unsigned max_types;   /* counters over all targets; default 131072 when 0 */
+	unsigned max_types;   /* counters a target; default 16384 when 0, at most PYLEAK_MAX_TYPES.
+			       * Memory is taken as types turn up: some 130 bytes each. */
 };
 
 /* Loads the BPF object. -EPERM: which capability is missing; -EOPNOTSUPP: which kernel feature,
@@ -36,6 +37,10 @@ void probe_freep(struct probe **p);
 int probe_fd(const struct probe *p);
 int probe_dispatch(struct probe *p);
 
+/* What a hit costs the target on this host, measured at probe_open(): on an instruction that the
+ * kernel emulates, or on one that it single-steps. */
+uint64_t probe_cost_ns(const struct probe *p, bool stepped);
+
 /* ---- census ---- */
 
 enum census_status {
@@ -48,6 +53,7 @@ struct census_type {
 	uint64_t type;		 /* address */
 	uint64_t live;		 /* tracked objects at that instant */
 	uint64_t births, deaths; /* counters at the same instant, since attach */
+	uint64_t incarnation;	 /* as in struct probe_count */
 };
 
 struct census_result {
