@@ -116,32 +116,45 @@ static const struct {
 
 #define DEBUG_OFFSETS_BYTES 896
 
-/* Pointers in the interpreter state whose type is known; the first three must fit, the others
- * become -1 (unknown) if they do not. */
-static const struct {
+/* Pointers whose type is known, in the order of their offsets. MUST: if it does not fit, this is
+ * another struct; the others become -1 (unknown). FULL: never NULL once Python runs. */
+enum demand { MAY, FULL, MUST };
+
+struct typed {
 	uint16_t field;
 	const char *type;
-	bool must;
-} typed[] = {
-	{OFF(interp_modules), "dict", true},
-	{OFF(interp_sysdict), "dict", true},
-	{OFF(interp_builtins), "dict", true},
-	{OFF(interp_modules_by_index), "list", false},
-	{OFF(interp_importlib), "module", false},
-	{OFF(interp_dict), "dict", false},
-	{OFF(interp_builtins_copy), "dict", false},
-	{OFF(interp_sysdict_copy), "dict", false},
-	{OFF(interp_codec_search_path), "list", false},
-	{OFF(interp_codec_search_cache), "dict", false},
-	{OFF(interp_codec_error_registry), "dict", false},
-	{OFF(interp_before_forkers), "list", false},
-	{OFF(interp_after_forkers_parent), "list", false},
-	{OFF(interp_after_forkers_child), "list", false},
-	{OFF(interp_audit_hooks), "list", false},
-	{OFF(interp_warnings_filters), "list", false},
-	{OFF(interp_warnings_once), "dict", false},
-	{OFF(interp_warnings_default), "str", false},
-	{OFF(interp_interned), "dict", false},
+	enum demand demand;
+};
+
+static const struct typed typed_interp[] = {
+	{OFF(interp_sysdict), "dict", MUST},
+	{OFF(interp_builtins), "dict", MUST},
+	{OFF(interp_modules), "dict", MUST},
+	{OFF(interp_modules_by_index), "list", MAY},
+	{OFF(interp_importlib), "module", FULL},
+	{OFF(interp_codec_search_path), "list", MAY},
+	{OFF(interp_codec_search_cache), "dict", MAY},
+	{OFF(interp_codec_error_registry), "dict", MAY},
+	{OFF(interp_dict), "dict", MAY},
+	{OFF(interp_sysdict_copy), "dict", MAY},
+	{OFF(interp_builtins_copy), "dict", MAY},
+	{OFF(interp_before_forkers), "list", MAY},
+	{OFF(interp_after_forkers_parent), "list", MAY},
+	{OFF(interp_after_forkers_child), "list", MAY},
+	{OFF(interp_warnings_filters), "list", FULL},
+	{OFF(interp_warnings_once), "dict", FULL},
+	{OFF(interp_warnings_default), "str", FULL},
+	{OFF(interp_audit_hooks), "list", MAY},
+	/* an array of states; the first word of each is the type */
+	{OFF(interp_static_types), "type", FULL},
+	{OFF(interp_interned), "dict", FULL},
+};
+
+/* In the state of the main thread. */
+static const struct typed typed_thread[] = {
+	{OFF(ts_dict), "dict", MAY},
+	{OFF(ts_context), "Context", MAY},
+	{OFF(ts_local_key), "str", FULL},
 };
 
 static const struct {
@@ -163,44 +176,69 @@ static int32_t value_of(const struct layout *l, uint16_t field)
 	return *(const int32_t *)(const void *)((const char *)l + field);
 }
 
-/* Fields that _Py_DebugOffsets does not give lie between two that it gives. If both have moved by
- * the same number of bytes since the table was made, so has what is between them; if not, where it
- * is now is not known. */
-static void move_between(
-	struct layout *l, const struct layout *t, const char *prefix, const bool *known)
+/* A layout in the making: known[i] says that names[i] is certain. */
+struct draft {
+	struct layout l;
+	const struct layout *table;
+	bool known[ARRAY_SIZE(names)];
+};
+
+static bool has_prefix(const char *s, const char *prefix)
+{
+	return strncmp(s, prefix, strlen(prefix)) == 0;
+}
+
+/* By how many bytes the known fields next to offset `at` of the table's struct have moved. */
+static void neighbours(
+	const struct draft *d, const char *prefix, int32_t at, int32_t *ret_lo, int32_t *ret_hi)
+{
+	int32_t lo = -1, hi = INT32_MAX, lo_by = 0, hi_by = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
+		int32_t v = value_of(d->table, names[i].field);
+		int32_t by = value_of(&d->l, names[i].field) - v;
+
+		if (!d->known[i] || v < 0 || !has_prefix(names[i].name, prefix))
+			continue;
+		if (v <= at && v > lo) {
+			lo = v;
+			lo_by = by;
+		}
+		if (v >= at && v < hi) {
+			hi = v;
+			hi_by = by;
+		}
+	}
+	*ret_lo = lo_by;
+	*ret_hi = hi == INT32_MAX ? lo_by : hi_by; /* behind the last: PyThreadState's Impl */
+}
+
+/* Fields that are not known lie between two that are. If both have moved by the same number of
+ * bytes since the table was made, so has what is between them; if not, where it is now is not
+ * known either. */
+static void move_between(struct draft *d, const char *prefix)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++) {
-		int32_t at = value_of(t, names[i].field), lo = -1, hi = INT32_MAX;
-		int32_t lo_by = 0, hi_by = 0;
+		int32_t at = value_of(d->table, names[i].field), lo, hi;
 
-		if (known[i] || at < 0 || strncmp(names[i].name, prefix, strlen(prefix)) != 0)
+		if (d->known[i] || at < 0 || !has_prefix(names[i].name, prefix))
 			continue;
-		for (size_t k = 0; k < ARRAY_SIZE(names); k++) {
-			int32_t v = value_of(t, names[k].field);
-			int32_t by = value_of(l, names[k].field) - v;
-
-			if (!known[k] || v < 0 ||
-				strncmp(names[k].name, prefix, strlen(prefix)) != 0)
-				continue;
-			if (v <= at && v > lo) {
-				lo = v;
-				lo_by = by;
-			}
-			if (v >= at && v < hi) {
-				hi = v;
-				hi_by = by;
-			}
-		}
-		if (hi == INT32_MAX) /* behind the last: PyThreadState's Impl */
-			hi_by = lo_by;
-		*field_of(l, names[i].field) = lo_by == hi_by ? at + lo_by : -1;
+		neighbours(d, prefix, at, &lo, &hi);
+		*field_of(&d->l, names[i].field) = lo == hi ? at + lo : -1;
 	}
 }
 
-static int apply_debug_offsets(pid_t pid, uint64_t runtime, struct layout *l, struct err *err)
+static void set_known(struct draft *d, uint16_t field, int32_t value)
 {
-	const struct layout *t = layout_table(l->minor);
-	bool known[ARRAY_SIZE(names)] = {false};
+	*field_of(&d->l, field) = value;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (names[i].field == field)
+			d->known[i] = true;
+}
+
+static int apply_debug_offsets(pid_t pid, uint64_t runtime, struct draft *d, struct err *err)
+{
+	struct layout *l = &d->l;
 	uint8_t raw[DEBUG_OFFSETS_BYTES];
 	uint64_t version, free_threaded, limit = 1 << 20;
 	int r, column = l->minor - 13;
@@ -239,9 +277,7 @@ static int apply_debug_offsets(pid_t pid, uint64_t runtime, struct layout *l, st
 				"known "
 				"(%" PRIu64 " at %d)",
 				(int)pid, l->minor, v, at);
-		*field_of(l, debug_offsets[i].field) = (int32_t)v;
-		for (size_t k = 0; k < ARRAY_SIZE(names); k++)
-			known[k] |= names[k].field == debug_offsets[i].field;
+		set_known(d, debug_offsets[i].field, (int32_t)v);
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(invariants); i++)
 		if (value_of(l, invariants[i].field) != invariants[i].value)
@@ -249,16 +285,16 @@ static int apply_debug_offsets(pid_t pid, uint64_t runtime, struct layout *l, st
 				"pid %d: _Py_DebugOffsets of this 3.%d has another shape than "
 				"known",
 				(int)pid, l->minor);
-	move_between(l, t, "rt_", known);
-	move_between(l, t, "interp_", known);
-	move_between(l, t, "ts", known);
-	move_between(l, t, "gc_", known);
-	l->rt_interp_main = l->rt_interp_head + 8;
+	set_known(d, OFF(rt_interp_main), l->rt_interp_head + 8);
 	/* these four begin with gc_ but are sizes and offsets of other structs */
-	l->gc_head_size = t->gc_head_size;
-	l->gc_generation_size = t->gc_generation_size;
-	l->gc_gen_threshold = t->gc_gen_threshold;
-	l->gc_gen_count = t->gc_gen_count;
+	set_known(d, OFF(gc_head_size), l->gc_head_size);
+	set_known(d, OFF(gc_generation_size), l->gc_generation_size);
+	set_known(d, OFF(gc_gen_threshold), l->gc_gen_threshold);
+	set_known(d, OFF(gc_gen_count), l->gc_gen_count);
+	move_between(d, "rt_");
+	move_between(d, "interp_");
+	move_between(d, "ts");
+	move_between(d, "gc_");
 	return 0;
 }
 
@@ -276,14 +312,16 @@ static int type_name(pid_t pid, uint64_t addr, char *buf, size_t n)
 	return r;
 }
 
-static bool pointer_fits(pid_t pid, uint64_t at, const char *want)
+static bool pointer_fits(pid_t pid, uint64_t at, const struct typed *t)
 {
 	uint64_t o;
 	char name[32];
 
 	if (mem_read_u64(pid, at, &o) < 0)
 		return false;
-	return o == 0 || (type_name(pid, o, name, sizeof(name)) == 0 && strcmp(name, want) == 0);
+	if (o == 0)
+		return t->demand == MAY;
+	return type_name(pid, o, name, sizeof(name)) == 0 && strcmp(name, t->type) == 0;
 }
 
 /* Where the heads of the generations are: 3.13.5 of Debian has them 4 bytes earlier than the
@@ -302,9 +340,97 @@ static void find_generations(pid_t pid, uint64_t runtime, uint64_t interp, struc
 		l->gc_generations = (int32_t)(head0 - gc);
 }
 
-/* Does what the layout says of the main interpreter hold in this process? */
-static int self_test(pid_t pid, uint64_t runtime, struct layout *l, bool exact, struct err *err)
+/*
+ * The same where pointers tell: between two known fields that have moved differently, something
+ * was inserted, once or more often, in steps of eight bytes. So along the struct the shift only
+ * grows (or only shrinks), and each field must point to its type. A field is known where just one
+ * shift is left in all the sequences that fit; two dicts side by side may stay ambiguous.
+ */
+#define SHIFTS_MAX 17
+
+static void move_by_type(pid_t pid, uint64_t base, const struct typed *typed, size_t n,
+	const char *prefix, struct draft *d)
 {
+	bool fits[ARRAY_SIZE(typed_interp)][SHIFTS_MAX], back[ARRAY_SIZE(typed_interp)][SHIFTS_MAX];
+	uint16_t field[ARRAY_SIZE(typed_interp)];
+	int32_t lo = 0, hi = 0, shifts, step;
+	size_t m = 0;
+
+	/* all that lie in the first gap whose two ends disagree; there is one in the versions known,
+	 * from `builtins` or `datastack_chunk` to the end */
+	for (size_t i = 0; i < n; i++) {
+		int32_t at = value_of(d->table, typed[i].field), a, b;
+
+		if (at < 0 || value_of(&d->l, typed[i].field) >= 0)
+			continue;
+		neighbours(d, prefix, at, &a, &b);
+		if (m > 0 && (a != lo || b != hi))
+			break;
+		lo = a;
+		hi = b;
+		step = hi > lo ? 8 : -8;
+		shifts = (hi - lo) / step + 1;
+		if ((hi - lo) % 8 != 0 || shifts > SHIFTS_MAX)
+			return;
+		for (int32_t k = 0; k < shifts; k++)
+			fits[m][k] =
+				pointer_fits(pid, base + (uint64_t)(at + lo + k * step), &typed[i]);
+		field[m++] = typed[i].field;
+	}
+	if (m == 0)
+		return;
+	/* what can be reached from the left, then from the right */
+	for (size_t i = 1; i < m; i++) {
+		bool before = false;
+
+		for (int32_t k = 0; k < shifts; k++) {
+			before |= fits[i - 1][k];
+			fits[i][k] &= before;
+		}
+	}
+	memcpy(back, fits, sizeof(back));
+	for (size_t i = m - 1; i-- > 0;) {
+		bool behind = false;
+
+		for (int32_t k = shifts; k-- > 0;) {
+			behind |= back[i + 1][k];
+			back[i][k] &= behind;
+		}
+	}
+	for (size_t i = 0; i < m; i++) {
+		int32_t only = -1, count = 0;
+
+		for (int32_t k = 0; k < shifts; k++)
+			if (back[i][k]) {
+				only = k;
+				count++;
+			}
+		if (count == 1)
+			set_known(d, field[i], value_of(d->table, field[i]) + lo + only * step);
+	}
+	move_between(d, prefix);
+}
+
+/* No generator and no handler is running in a thread: its exc_info points to its own exc_state. */
+static void find_exc_state(pid_t pid, uint64_t ts, struct draft *d)
+{
+	struct layout *l = &d->l;
+	uint64_t info;
+
+	for (int i = 0; ts && i < 64 && l->ts_exc_state < 0 && l->ts_exc_info >= 0; i++) {
+		if (mem_read_u64(pid, ts + (uint64_t)l->ts_exc_info, &info) < 0)
+			return;
+		if (info > ts && info - ts < (uint64_t)l->ts_size)
+			set_known(d, OFF(ts_exc_state), (int32_t)(info - ts));
+		if (mem_read_u64(pid, ts + (uint64_t)l->ts_next, &ts) < 0)
+			return;
+	}
+}
+
+/* Does what the layout says of the main interpreter hold in this process? */
+static int self_test(pid_t pid, uint64_t runtime, struct draft *d, bool exact, struct err *err)
+{
+	struct layout *l = &d->l;
 	uint64_t interp, modules, ts, back;
 	int r;
 
@@ -323,16 +449,26 @@ static int self_test(pid_t pid, uint64_t runtime, struct layout *l, bool exact, 
 			(int)pid);
 	if (mem_read_u64(pid, ts + (uint64_t)l->ts_interp, &back) < 0 || back != interp)
 		goto unknown;
-	for (size_t i = 0; i < ARRAY_SIZE(typed); i++) {
-		int32_t at = value_of(l, typed[i].field);
+	if (!exact) {
+		move_by_type(pid, interp, typed_interp, ARRAY_SIZE(typed_interp), "interp_", d);
+		move_by_type(pid, ts, typed_thread, ARRAY_SIZE(typed_thread), "ts", d);
+		find_exc_state(pid, ts, d);
+		/* next to each other in every version that has them */
+		if (l->interp_static_types >= 0)
+			l->interp_static_types_count = l->interp_static_types - 8;
+		if (l->ts_datastack_chunk >= 0)
+			l->ts_datastack_top = l->ts_datastack_chunk + 8;
+	}
+	for (size_t i = 0; i < ARRAY_SIZE(typed_interp); i++) {
+		const struct typed *t = &typed_interp[i];
+		int32_t at = value_of(l, t->field);
 
-		if ((exact && !typed[i].must) || at < 0)
+		if ((exact && t->demand != MUST) || at < 0 ||
+			pointer_fits(pid, interp + (uint64_t)at, t))
 			continue;
-		if (pointer_fits(pid, interp + (uint64_t)at, typed[i].type))
-			continue;
-		if (typed[i].must)
+		if (t->demand == MUST)
 			goto unknown;
-		*field_of(l, typed[i].field) = -1;
+		*field_of(l, t->field) = -1;
 	}
 	find_generations(pid, runtime, interp, l);
 	return 0;
@@ -346,24 +482,24 @@ unknown:
 int layout_resolve(pid_t pid, int minor, uint64_t runtime, uint64_t runtime_size,
 	struct layout *ret, struct err *err)
 {
-	const struct layout *t = layout_table(minor);
-	struct layout l;
+	struct draft d = {.table = layout_table(minor)};
 	bool exact;
 	int r;
 
-	if (!t)
+	if (!d.table)
 		return err_set(err, -EOPNOTSUPP,
 			"pid %d: CPython 3.%d is not supported; 3.8 to 3.15 are", (int)pid, minor);
-	l = *t;
+	d.l = *d.table;
 	if (minor >= 13) {
-		r = apply_debug_offsets(pid, runtime, &l, err);
+		r = apply_debug_offsets(pid, runtime, &d, err);
 		if (r < 0)
 			return r;
 	}
-	exact = runtime_size == (uint64_t)t->rt_size && l.interp_size == t->interp_size;
-	r = self_test(pid, runtime, &l, exact, err);
+	exact = runtime_size == (uint64_t)d.table->rt_size &&
+		d.l.interp_size == d.table->interp_size;
+	r = self_test(pid, runtime, &d, exact, err);
 	if (r < 0)
 		return r;
-	*ret = l;
+	*ret = d.l;
 	return 0;
 }

@@ -104,12 +104,20 @@ static uint64_t scan(const struct python *p, uint64_t start, uint64_t size)
 	return 0;
 }
 
+/* struct _gc_runtime_state, by the table. */
+static uint64_t gc_state(const struct python *p)
+{
+	const struct layout *l = &p->layout;
+
+	return l->interp_gc >= 0 ? p->interp + (uint64_t)l->interp_gc
+				 : p->runtime + (uint64_t)MAX(l->rt_gc, 0);
+}
+
 /* Head of generation 0, or 0. Where the version's table points is looked at first. */
 static uint64_t find_head0(const struct python *p)
 {
 	const struct layout *l = &p->layout;
-	uint64_t gc = l->interp_gc >= 0 ? p->interp + (uint64_t)l->interp_gc
-					: p->runtime + (uint64_t)MAX(l->rt_gc, 0);
+	uint64_t gc = gc_state(p);
 	uint64_t head0 = gc + (uint64_t)MAX(l->gc_generations, 0), v;
 	bool inside = p->interp >= p->runtime && p->interp < p->runtime + p->runtime_size;
 
@@ -153,14 +161,14 @@ static uint64_t find_permanent(const struct python *p, uint64_t head0)
 /* gcstate->collecting: 0 or 1, and gcstate->garbage, a list, where the table has it. */
 static uint64_t find_collecting(const struct python *p, uint64_t head0)
 {
-	const struct layout *l = &p->layout, *t = layout_table(l->minor);
-	/* a scan may have found heads which the layout does not know the place of */
-	int32_t generations = l->gc_generations >= 0 ? l->gc_generations : t->gc_generations;
-	uint64_t gc = head0 - (uint64_t)generations, garbage, type, name;
+	const struct layout *l = &p->layout;
+	uint64_t gc = gc_state(p), garbage, type, name;
 	uint32_t collecting;
 	char list[8];
 
-	if (mem_read_u32(p->id.pid, gc + (uint64_t)l->gc_collecting, &collecting) < 0 ||
+	/* heads that a scan found where the table knows of no collector: say so, don't guess */
+	if (head0 - gc > 64 || l->gc_collecting < 0 || l->gc_garbage < 0 ||
+		mem_read_u32(p->id.pid, gc + (uint64_t)l->gc_collecting, &collecting) < 0 ||
 		collecting > 1 ||
 		mem_read_u64(p->id.pid, gc + (uint64_t)l->gc_garbage, &garbage) < 0 ||
 		mem_read_u64(p->id.pid, garbage + OFF_OB_TYPE, &type) < 0 ||
