@@ -56,7 +56,8 @@ static void job_explain(struct job *j);
 
 /* ---- where our programs are ---------------------------------------------------------------- */
 
-/* Beside our own executable (a build folder), else where `make install` puts them. */
+/* Beside our own executable (a build folder), else where `make install` puts them: as seen from
+ * there (installed with another PREFIX than built with), else as built. */
 static int helper_path(const char *name, char *buf, size_t n)
 {
 	char self[PATH_MAX];
@@ -68,6 +69,11 @@ static int helper_path(const char *name, char *buf, size_t n)
 		slash = strrchr(self, '/');
 		if (slash &&
 			(size_t)snprintf(buf, n, "%.*s/%s", (int)(slash - self), self, name) < n &&
+			access(buf, X_OK) == 0)
+			return 0;
+		if (slash &&
+			(size_t)snprintf(buf, n, "%.*s/../libexec/pyleak/%s", (int)(slash - self),
+				self, name) < n &&
 			access(buf, X_OK) == 0)
 			return 0;
 	}
