@@ -1,0 +1,839 @@
+/* SPDX-License-Identifier: MIT */
+#include "graph/explain.h"
+
+#include <string.h>
+
+#include "graph/text.h"
+
+#define EDGE_CHARS  60	/* of a key or an attribute's name */
+#define LABEL_CHARS 80
+#define TYPE_CHARS  300 /* type names are answers: only absurd ones are shortened */
+#define ROOT_CHARS  200
+
+#define DEFAULT_SUSPECTS 3
+#define GLOB_MAX	 512
+
+/* ---- which types --------------------------------------------------------------------------- */
+
+struct census {
+	uint64_t *count, *bytes; /* by type number, for the first type of each name */
+	uint64_t skipped;
+};
+
+static void census_release(struct census *c)
+{
+	free(c->count);
+	free(c->bytes);
+}
+
+static int take_census(struct census *c, const struct graph *g)
+{
+	c->count = calloc(MAX(g->s.n_types, 1u), sizeof(*c->count));
+	c->bytes = calloc(MAX(g->s.n_types, 1u), sizeof(*c->bytes));
+	if (!c->count || !c->bytes)
+		return -ENOMEM;
+	for (uint32_t i = 0; i < g->n_nodes; i++) {
+		const struct snapshot_node *n = &g->s.nodes[i];
+		uint32_t t = g->same_name[n->type];
+
+		c->count[t]++;
+		c->bytes[t] += n->bytes;
+		c->skipped += !!(n->flags & SNAPSHOT_NODE_SKIPPED);
+	}
+	return 0;
+}
+
+static const char *type_name(const struct graph *g, uint32_t t)
+{
+	return graph_string(g, g->s.types[t].name);
+}
+
+/* * and ? only; never goes back further than the last *, so at most pattern × text steps. */
+static bool glob_match(const char *p, const char *s)
+{
+	const char *star = NULL, *retry = NULL;
+
+	while (*s) {
+		if (*p == '*') {
+			star = ++p;
+			retry = s;
+		} else if (*p == '?' || *p == *s) {
+			p++;
+			s++;
+		} else if (star) {
+			p = star;
+			s = ++retry;
+		} else {
+			return false;
+		}
+	}
+	while (*p == '*')
+		p++;
+	return !*p;
+}
+
+static bool ends_with_name(const char *type, const char *name)
+{
+	size_t t = strlen(type), n = strlen(name);
+
+	return t > n + 1 && type[t - n - 1] == '.' && strcmp(type + t - n, name) == 0;
+}
+
+/* How far apart two names are: edits, upper and lower case being alike. Bounded inputs. */
+#define NEAR_CHARS 64
+static unsigned int distance(const char *a, const char *b)
+{
+	unsigned int row[NEAR_CHARS + 1], n = (unsigned int)strnlen(b, NEAR_CHARS), i = 1;
+
+	for (unsigned int k = 0; k <= n; k++)
+		row[k] = k;
+	for (; *a && i <= NEAR_CHARS; a++, i++) {
+		unsigned int diagonal = row[0];
+
+		row[0] = i;
+		for (unsigned int k = 1; k <= n; k++) {
+			unsigned int change = diagonal + ((*a | 0x20) != (b[k - 1] | 0x20));
+
+			diagonal = row[k];
+			row[k] = MIN(change, MIN(row[k], row[k - 1]) + 1);
+		}
+	}
+	return row[n];
+}
+
+struct near {
+	uint32_t type;
+	unsigned int distance;
+	uint64_t count;
+};
+
+static int nearest_first(const void *a, const void *b)
+{
+	const struct near *s = a, *t = b;
+
+	if (s->distance != t->distance)
+		return s->distance < t->distance ? -1 : 1;
+	if (s->count != t->count)
+		return s->count > t->count ? -1 : 1;
+	return s->type < t->type ? -1 : s->type > t->type;
+}
+
+#define LISTED 5
+
+/* "a, b, c and 4 more" in order. */
+static char *list_types(const struct graph *g, const struct near *near, size_t n, bool all)
+{
+	_cleanup_free_ char *text = strdup("");
+
+	for (size_t i = 0; text && i < MIN(n, (size_t)LISTED); i++) {
+		_cleanup_free_ char *name = text_elide(type_name(g, near[i].type), LABEL_CHARS);
+		char *more = name ? text_format("%s%s%s", text, i ? ", " : "", name) : NULL;
+
+		free(text);
+		text = more;
+	}
+	if (text && all && n > LISTED) {
+		char *more = text_format("%s and %zu more", text, n - LISTED);
+
+		free(text);
+		text = more;
+	}
+	return TAKE_PTR(text);
+}
+
+static int no_such_type(const struct graph *g, const struct census *c, const char *wanted,
+	struct err *err)
+{
+	_cleanup_free_ struct near *near = malloc(MAX(g->s.n_types, 1u) * sizeof(*near));
+	_cleanup_free_ char *list = NULL;
+	const char *wanted_short = text_short_type(wanted);
+	size_t n = 0;
+
+	if (!near)
+		return -ENOMEM;
+	for (uint32_t t = 0; t < g->s.n_types; t++) {
+		unsigned int d, whole;
+
+		if (!c->count[t])
+			continue;
+		d = distance(wanted_short, text_short_type(type_name(g, t)));
+		whole = distance(wanted, type_name(g, t));
+		d = MIN(d, whole);
+		if (d <= MAX(strlen(wanted_short) / 3, (size_t)2) ||
+			strcasestr(type_name(g, t), wanted_short))
+			near[n++] = (struct near){.type = t, .distance = d, .count = c->count[t]};
+	}
+	qsort(near, n, sizeof(*near), nearest_first);
+	list = list_types(g, near, n, false);
+	if (!list)
+		return -ENOMEM;
+	return err_set(err, -ENOENT, "no objects of a type named '%.100s' in this dump; %s%s", wanted,
+		n ? "near it: " : "see `pyleakctl types` for those there are", list);
+}
+
+static int add_suspect(uint32_t **suspects, size_t *n, uint32_t type)
+{
+	uint32_t *more;
+
+	for (size_t i = 0; i < *n; i++) {
+		if ((*suspects)[i] == type)
+			return 0;
+	}
+	more = realloc(*suspects, (*n + 1) * sizeof(*more));
+	if (!more)
+		return -ENOMEM;
+	more[(*n)++] = type;
+	*suspects = more;
+	return 0;
+}
+
+static int resolve_type(const struct graph *g, const struct census *c, const char *wanted,
+	uint32_t **suspects, size_t *n_suspects, uint64_t *left_out, struct err *err)
+{
+	_cleanup_free_ struct near *found = NULL;
+	bool is_glob = strpbrk(wanted, "*?") != NULL;
+	size_t n = 0;
+
+	if (strlen(wanted) > GLOB_MAX)
+		return err_set(err, -ENOENT, "a type's name of more than %d characters", GLOB_MAX);
+	for (uint32_t t = 0; !is_glob && t < g->s.n_types; t++) {
+		if (g->same_name[t] == t && strcmp(type_name(g, t), wanted) == 0)
+			return add_suspect(suspects, n_suspects, t);
+	}
+	found = malloc(MAX(g->s.n_types, 1u) * sizeof(*found));
+	if (!found)
+		return -ENOMEM;
+	for (uint32_t t = 0; t < g->s.n_types; t++) {
+		const char *name = type_name(g, t);
+
+		if (g->same_name[t] == t && c->count[t] &&
+			(is_glob ? glob_match(wanted, name) : ends_with_name(name, wanted)))
+			found[n++] = (struct near){.type = t, .count = c->count[t]};
+	}
+	qsort(found, n, sizeof(*found), nearest_first);
+	if (!n)
+		return no_such_type(g, c, wanted, err);
+	if (!is_glob && n > 1) {
+		_cleanup_free_ char *list = list_types(g, found, n, true);
+
+		return list ? err_set(err, -ENOENT,
+				      "'%.100s' is the short name of %zu types: %s; give the whole name",
+				      wanted, n, list)
+			    : -ENOMEM;
+	}
+	for (size_t i = 0; i < n; i++) {
+		int rc;
+
+		if (*n_suspects >= EXPLAIN_SUSPECTS_MAX) {
+			*left_out += n - i;
+			break;
+		}
+		rc = add_suspect(suspects, n_suspects, found[i].type);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+/* Modules whose classes every program has thousands of instances of just by importing things:
+ * named only when the program has none of its own. */
+static bool is_background(const char *type)
+{
+	static const char *const modules[] = {"_frozen_importlib", "_frozen_importlib_external",
+		"importlib", "abc", "_abc", "enum", "re", "_sre", "sre_parse", "sre_compile",
+		"sre_constants", "typing", "functools", "types", "weakref", "_weakrefset", "inspect",
+		"signal", "socket", "ssl", "os", "string", "logging", "dataclasses"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(modules); i++) {
+		size_t n = strlen(modules[i]);
+
+		if (strncmp(type, modules[i], n) == 0 && type[n] == '.')
+			return true;
+	}
+	return false;
+}
+
+static int default_suspects(const struct graph *g, const struct census *c, uint32_t **suspects,
+	size_t *n_suspects)
+{
+	_cleanup_free_ struct near *own = malloc(MAX(g->s.n_types, 1u) * sizeof(*own));
+	size_t n = 0;
+
+	if (!own)
+		return -ENOMEM;
+	for (uint32_t t = 0; t < g->s.n_types; t++) {
+		const char *name = type_name(g, t);
+		bool heap = g->s.types[t].flags & SNAPSHOT_TYPE_IS_HEAP;
+
+		if (g->same_name[t] == t && c->count[t])
+			own[n++] = (struct near){.type = t,
+				.distance = !heap || !strchr(name, '.') ? 2 : is_background(name),
+				.count = c->count[t]};
+	}
+	qsort(own, n, sizeof(*own), nearest_first);
+	for (size_t i = 0; i < MIN(n, (size_t)DEFAULT_SUSPECTS); i++) {
+		int rc;
+
+		/* Two of its own and a dict: the dict is nobody's suspect. */
+		if (i && own[i].distance > own[0].distance)
+			break;
+		rc = add_suspect(suspects, n_suspects, own[i].type);
+		if (rc < 0)
+			return rc;
+	}
+	return 0;
+}
+
+/* ---- words --------------------------------------------------------------------------------- */
+
+const char *explain_root_kind(enum path_root root)
+{
+	switch (root) {
+	case PATH_MODULE:
+		return "module";
+	case PATH_FRAME:
+		return "frame";
+	case PATH_C_REFERENCE:
+		return "c-reference";
+	default:
+		return "interpreter";
+	}
+}
+
+/* 'key' as Python would write it, nearly: quotes and backslashes escaped. */
+static char *quote(const char *s)
+{
+	_cleanup_free_ char *shown = text_elide(s, EDGE_CHARS);
+	char *out = shown ? malloc(2 * strlen(shown) + 1) : NULL, *o = out;
+
+	if (!out)
+		return NULL;
+	for (const char *p = shown; *p; p++) {
+		if (*p == '\'' || *p == '\\')
+			*o++ = '\\';
+		*o++ = *p;
+	}
+	*o = 0;
+	return out;
+}
+
+static char *name_of_edge(const struct graph *g, const struct path_step *step)
+{
+	bool by_index = step->kind == EDGE_INDEX || step->mixed || step->kind == EDGE_ITEM;
+
+	return by_index || !*graph_string(g, step->arg)
+		       ? strdup("…")
+		       : text_elide(graph_string(g, step->arg), EDGE_CHARS);
+}
+
+static char *edge_text(const struct graph *g, const struct path_step *step)
+{
+	_cleanup_free_ char *name = NULL;
+
+	switch (step->kind) {
+	case EDGE_ATTR:
+	case EDGE_CELL:
+	case EDGE_LOCAL:
+		name = name_of_edge(g, step);
+		if (!name)
+			return NULL;
+		if (step->kind == EDGE_ATTR)
+			return text_format(".%s", name);
+		if (step->kind == EDGE_CELL && !step->mixed && !step->arg)
+			return strdup("cell");
+		return text_format("%s %s", step->kind == EDGE_CELL ? "cell" : "local", name);
+	case EDGE_DICT:
+		return strdup(".__dict__");
+	case EDGE_KEY:
+	case EDGE_ITEM:
+		if (step->in_namespace) {
+			name = name_of_edge(g, step);
+			return name ? text_format(".%s", name) : NULL;
+		}
+		if (step->mixed || step->kind == EDGE_ITEM)
+			return strdup("['…']");
+		name = quote(graph_string(g, step->arg));
+		return name ? text_format("['%s']", name) : NULL;
+	case EDGE_INDEX:
+		return step->mixed ? strdup("[…]") : text_format("[%u]", step->arg);
+	case EDGE_DICT_KEY:
+		return strdup("key");
+	case EDGE_MEMBER:
+		return strdup("{…}");
+	case EDGE_TYPE:
+		return strdup(".__class__");
+	default:
+		return strdup("");
+	}
+}
+
+static char *label_text(const struct graph *g, const struct path_step *step, bool last)
+{
+	const char *own = graph_string(g, g->s.nodes[step->node].name);
+	bool named = (step->kind == EDGE_ATTR || step->in_namespace || step->kind == EDGE_CELL ||
+			     step->kind == EDGE_LOCAL) &&
+		     !step->mixed && step->kind != EDGE_ITEM && *graph_string(g, step->arg);
+
+	if (*own && !step->names_differ)
+		return text_elide(own, LABEL_CHARS);
+	if (named && !last)
+		return text_elide(graph_string(g, step->arg), LABEL_CHARS);
+	return text_elide(text_short_type(type_name(g, step->type)), LABEL_CHARS);
+}
+
+static int fill_step(struct explain_step *out, const struct graph *g, const struct path_step *step,
+	bool last)
+{
+	*out = (struct explain_step){.nodes = step->nodes,
+		.addr = step->nodes == 1 ? g->s.nodes[step->node].addr : 0,
+		.shape = step->shape,
+		.repeats = step->repeats,
+		.type = text_elide(type_name(g, step->type), TYPE_CHARS),
+		.label = label_text(g, step, last),
+		.edge = edge_text(g, step)};
+	return out->type && out->label && out->edge ? 0 : -ENOMEM;
+}
+
+static int fill_gap(struct explain_step *out, size_t cut)
+{
+	char number[TEXT_NUMBER_MAX];
+
+	*out = (struct explain_step){.gap = true,
+		.type = strdup("…"),
+		.label = text_format("%s more steps", text_number(number, sizeof(number), cut)),
+		.edge = strdup("")};
+	return out->type && out->label && out->edge ? 0 : -ENOMEM;
+}
+
+/* "app.SESSIONS['…']": the root and the steps 0 … last as an expression. */
+static char *expression(const struct explain_path *path, ssize_t last)
+{
+	_cleanup_free_ char *text = NULL;
+	bool bare = path->root == PATH_MODULE;
+
+	text = strdup(bare ? path->root_name : "");
+	for (ssize_t i = 0; text && i <= last; i++) {
+		const struct explain_step *step = &path->steps[i];
+		const char *edge = step->edge, *again = step->repeats ? "…" : "";
+		char *more;
+
+		if (step->gap)
+			more = text_format("%s → … ", text);
+		else if (*text && (*edge == '.' || (*edge == '[')))
+			more = text_format("%s%s%s", text, edge, again);
+		else if (!*text && strncmp(edge, "local ", 6) == 0)
+			more = text_format("%s%s", edge + 6, again);
+		else if (!*text)
+			more = text_format("%s%s", step->label, again);
+		else if (!*edge)
+			more = text_format("%s → %s%s", text, step->label, again);
+		else
+			more = text_format("%s → %s (%s)%s", text, step->label, edge, again);
+		free(text);
+		text = more;
+	}
+	return TAKE_PTR(text);
+}
+
+/* "All 12 400 app.Session are", "93 % of 12 400 app.Session are". */
+static char *subject(const struct explain_suspect *s, const struct explain_path *path)
+{
+	char n[TEXT_NUMBER_MAX], percent[TEXT_NUMBER_MAX];
+
+	text_number(n, sizeof(n), s->instances);
+	if (s->instances == 1)
+		return text_format("The only %s is", s->type);
+	if (path->instances == s->instances)
+		return text_format("All %s %s are", n, s->type);
+	return text_format("%s of %s %s %s", text_percent(percent, sizeof(percent), path->share), n,
+		s->type, path->instances == 1 ? "is" : "are");
+}
+
+/* Whose word it is that nothing else holds them. */
+static char *sentence_of_c(const struct explanation *x, const struct explain_path *path,
+	const char *who, const char *whole)
+{
+	const char *holder = x->partial ? "C code holds them, or an object that could not be read"
+					: "C code holds them";
+	ssize_t at = path->accumulation;
+
+	if (path->n_steps == 1)
+		return text_format("%s held by references that no Python object explains: %s", who,
+			holder);
+	if (at == 0)
+		return text_format("%s held by one %s with a reference that no Python object "
+				   "explains (%s), as %s",
+			who, path->steps[0].type, x->partial ? "C code, or what could not be read"
+							     : "C code",
+			whole);
+	return text_format("%s held through objects of type %s, which have references that no "
+			   "Python object explains: %s; as %s",
+		who, path->steps[0].type, holder, whole);
+}
+
+static char *sentence_of_cycle(const struct explanation *x, const struct explain_path *path,
+	const char *who)
+{
+	if (x->partial && !path->is_cycle)
+		return text_format("%s held by nothing that was read: this dump is not whole", who);
+	if (path->is_cycle && path->n_steps > 2 && strcmp(path->steps[1].type, path->steps[0].type))
+		return text_format("%s held only by a reference cycle, through %s, that waits for "
+				   "the garbage collector",
+			who, path->steps[1].type);
+	return text_format(
+		"%s held only by reference cycles that wait for the garbage collector", who);
+}
+
+static char *sentence(const struct explanation *x, const struct explain_suspect *s,
+	const struct explain_path *path)
+{
+	_cleanup_free_ char *who = subject(s, path), *where = NULL, *base = NULL, *whole = NULL;
+	const struct explain_step *at;
+
+	whole = expression(path, (ssize_t)path->n_steps - 1);
+	if (!who || !whole)
+		return NULL;
+	switch (path->root) {
+	case PATH_UNREACHABLE:
+		return sentence_of_cycle(x, path, who);
+	case PATH_C_REFERENCE:
+		return sentence_of_c(x, path, who, whole);
+	case PATH_MODULE:
+		where = text_format("in module %s", path->root_name);
+		break;
+	case PATH_FRAME:
+		where = text_format("in %s", path->root_name);
+		break;
+	default:
+		where = text_format("of the interpreter (%s)", path->root_name);
+	}
+	if (!where)
+		return NULL;
+	if (path->accumulation < 0) {
+		const char *holder = path->root == PATH_MODULE ? "by module " : "";
+
+		return text_format("%s held %s%s, as %s", who, holder,
+			path->root == PATH_MODULE ? path->root_name : where, whole);
+	}
+
+	at = &path->steps[path->accumulation];
+	base = expression(path, path->accumulation);
+	if (!base)
+		return NULL;
+	/* The rest of the way is worth words when it is more than one step into a container. */
+	if (path->accumulation + 2 < (ssize_t)path->n_steps)
+		return text_format("%s held by %s, %s %s %s, as %s", who, base,
+			text_article(at->type), at->type, where, whole);
+	return text_format("%s held by %s, %s %s %s", who, base, text_article(at->type), at->type,
+		where);
+}
+
+/* ---- filling in ---------------------------------------------------------------------------- */
+
+static int fill_path(struct explain_path *out, const struct explain_suspect *suspect,
+	const struct explanation *x, const struct graph *g, const struct path_group *group)
+{
+	size_t n = 0;
+	int rc = 0;
+
+	out->instances = group->instances;
+	out->share = (double)group->instances / (double)suspect->instances;
+	out->root = group->root;
+	out->root_shape = group->root_shape;
+	out->accumulation = group->accumulation;
+	out->is_cycle = group->is_cycle;
+	switch (group->root) {
+	case PATH_C_REFERENCE:
+		out->root_name = strdup("C code");
+		break;
+	case PATH_UNREACHABLE:
+		out->root_name = strdup("unreachable cycle (waits for the collector)");
+		break;
+	default:
+		out->root_name = text_elide(graph_string(g, group->root_name), ROOT_CHARS);
+	}
+	out->steps = calloc(group->n_steps + 1, sizeof(*out->steps));
+	if (!out->root_name || !out->steps)
+		return -ENOMEM;
+	for (size_t i = 0; i < group->n_steps && rc == 0; i++) {
+		if (group->cut && i == group->cut) {
+			rc = fill_gap(&out->steps[n++], group->n_steps_whole - group->n_steps);
+			out->n_steps = n;
+			if (out->accumulation >= (ssize_t)i)
+				out->accumulation++;
+			if (rc < 0)
+				break;
+		}
+		rc = fill_step(&out->steps[n++], g, &group->steps[i], i + 1 == group->n_steps);
+		out->n_steps = n;
+	}
+	if (rc < 0)
+		return rc;
+	if (out->root == PATH_C_REFERENCE && out->n_steps && !*out->steps[0].edge) {
+		free(out->steps[0].edge);
+		out->steps[0].edge = strdup("C reference");
+		if (!out->steps[0].edge)
+			return -ENOMEM;
+	}
+	out->expression = expression(out, (ssize_t)out->n_steps - 1);
+	out->sentence = sentence(x, suspect, out);
+	return out->expression && out->sentence ? 0 : -ENOMEM;
+}
+
+static int fill_suspect(struct explain_suspect *out, const struct explanation *x,
+	const struct graph *g, const struct census *census, struct paths_ctx *ctx, uint32_t type, size_t max_paths,
+	struct err *err)
+{
+	struct paths paths;
+	int rc = paths_find(&paths, ctx, type, max_paths, err);
+
+	if (rc < 0)
+		return rc;
+	out->type = text_elide(type_name(g, type), TYPE_CHARS);
+	out->instances = paths.instances;
+	out->bytes = census->bytes[type];
+	out->other_paths = paths.other_groups;
+	out->other_instances = paths.other_instances;
+	out->paths = calloc(MAX(paths.n_groups, (size_t)1), sizeof(*out->paths));
+	if (!out->type || !out->paths)
+		rc = -ENOMEM;
+	for (size_t i = 0; i < paths.n_groups && rc == 0; i++) {
+		out->n_paths = i + 1;
+		rc = fill_path(&out->paths[i], out, x, g, &paths.groups[i]);
+	}
+	paths_release(&paths);
+	return rc;
+}
+
+static int most_first(const void *a, const void *b)
+{
+	const struct near *s = a, *t = b;
+
+	if (s->count != t->count)
+		return s->count > t->count ? -1 : 1;
+	return s->type < t->type ? -1 : s->type > t->type;
+}
+
+static int fill_top(struct explanation *x, const struct graph *g, const struct census *census)
+{
+	_cleanup_free_ struct near *all = malloc(MAX(g->s.n_types, 1u) * sizeof(*all));
+	size_t n = 0;
+
+	if (!all)
+		return -ENOMEM;
+	for (uint32_t t = 0; t < g->s.n_types; t++) {
+		if (census->count[t])
+			all[n++] = (struct near){.type = t, .count = census->count[t]};
+	}
+	x->types = n;
+	qsort(all, n, sizeof(*all), most_first);
+	n = MIN(n, (size_t)EXPLAIN_TYPES_TOP);
+	x->top = calloc(MAX(n, (size_t)1), sizeof(*x->top));
+	if (!x->top)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		x->top[i] = (struct explain_type){.count = all[i].count,
+			.bytes = census->bytes[all[i].type],
+			.type = text_elide(type_name(g, all[i].type), TYPE_CHARS)};
+		x->n_top = i + 1;
+		if (!x->top[i].type)
+			return -ENOMEM;
+	}
+	return 0;
+}
+
+static int choose(const struct graph *g, const struct census *census, const char *const *types,
+	size_t n_types, uint32_t **suspects, size_t *n_suspects, uint64_t *left_out,
+	struct err *err)
+{
+	if (!n_types)
+		return default_suspects(g, census, suspects, n_suspects);
+	for (size_t i = 0; i < n_types; i++) {
+		int rc = resolve_type(g, census, types[i], suspects, n_suspects, left_out, err);
+
+		if (rc < 0)
+			return rc;
+	}
+	if (*n_suspects > EXPLAIN_SUSPECTS_MAX) {
+		*left_out += *n_suspects - EXPLAIN_SUSPECTS_MAX;
+		*n_suspects = EXPLAIN_SUSPECTS_MAX;
+	}
+	return 0;
+}
+
+static struct paths_ctx *ctx_freep(struct paths_ctx **c)
+{
+	return paths_ctx_free(*c);
+}
+
+int explain(struct explanation *x, const struct graph *g, const struct explain_options *o,
+	struct err *err)
+{
+	_cleanup_(explanation_release) struct explanation new = {0};
+	_cleanup_(census_release) struct census census = {0};
+	_cleanup_(reach_release) struct reach reach = {0};
+	_cleanup_(ctx_freep) struct paths_ctx *ctx = NULL;
+	_cleanup_free_ uint32_t *suspects = NULL;
+	size_t n_suspects = 0, max_paths;
+	int rc;
+
+	max_paths = o->max_paths ? MIN(o->max_paths, (size_t)EXPLAIN_PATHS_MAX)
+				 : EXPLAIN_PATHS_DEFAULT;
+	new.objects = g->n_nodes;
+	new.edges = (uint64_t)g->n_edges + g->external_edges;
+	rc = take_census(&census, g);
+	if (rc == 0)
+		rc = choose(g, &census, o->types, o->n_types, &suspects, &n_suspects,
+			&new.suspects_left_out, err);
+	if (rc == 0)
+		rc = fill_top(&new, g, &census);
+	if (rc == 0)
+		rc = reach_init(&reach, g, err);
+	if (rc == 0)
+		rc = paths_ctx_new(&ctx, &reach, err);
+	if (rc == 0) {
+		new.skipped = census.skipped;
+		new.partial = o->partial || census.skipped > 0;
+		new.suspects = calloc(MAX(n_suspects, (size_t)1), sizeof(*new.suspects));
+		rc = new.suspects ? 0 : -ENOMEM;
+	}
+	for (size_t i = 0; i < n_suspects && rc == 0; i++) {
+		new.n_suspects = i + 1;
+		rc = fill_suspect(&new.suspects[i], &new, g, &census, ctx, suspects[i], max_paths, err);
+	}
+	if (rc == -ENOMEM)
+		return err_set(err, rc, "not enough memory to explain %u objects", g->n_nodes);
+	if (rc < 0)
+		return rc;
+	*x = new;
+	new = (struct explanation){0};
+	return 0;
+}
+
+void explanation_release(struct explanation *x)
+{
+	for (size_t i = 0; i < x->n_suspects; i++) {
+		struct explain_suspect *s = &x->suspects[i];
+
+		for (size_t k = 0; k < s->n_paths; k++) {
+			struct explain_path *p = &s->paths[k];
+
+			for (size_t j = 0; j < p->n_steps; j++) {
+				free(p->steps[j].type);
+				free(p->steps[j].label);
+				free(p->steps[j].edge);
+			}
+			free(p->steps);
+			free(p->root_name);
+			free(p->expression);
+			free(p->sentence);
+		}
+		free(s->paths);
+		free(s->type);
+	}
+	free(x->suspects);
+	for (size_t i = 0; i < x->n_top; i++)
+		free(x->top[i].type);
+	free(x->top);
+	*x = (struct explanation){0};
+}
+
+/* ---- the document -------------------------------------------------------------------------- */
+
+/* A key of the description: a number as it is, anything else is not known. */
+static json_t *meta_number(const json_t *meta, const char *key)
+{
+	json_t *v = json_object_get(meta, key);
+
+	return json_is_number(v) ? json_deep_copy(v) : json_null();
+}
+
+static json_t *meta_string(const json_t *meta, const char *key)
+{
+	json_t *v = json_object_get(meta, key);
+
+	return json_is_string(v) ? json_deep_copy(v) : json_null();
+}
+
+static json_t *meta_truncated(const json_t *meta)
+{
+	json_t *v = json_object_get(meta, "truncated"), *level = json_object_get(v, "level");
+
+	if (!json_is_object(v))
+		return json_null();
+	return json_pack("{s:o, s:o}", "level", level ? json_deep_copy(level) : json_null(),
+		"reason", meta_string(v, "reason"));
+}
+
+static json_t *path_json(const struct explain_path *path)
+{
+	json_t *steps = json_array(), *out;
+
+	for (size_t i = 0; i < path->n_steps; i++) {
+		const struct explain_step *s = &path->steps[i];
+		json_t *step = json_pack("{s:s, s:s, s:s, s:I}", "type", s->type, "label", s->label,
+			"edge", s->edge, "objects", (json_int_t)s->nodes);
+
+		if (s->repeats)
+			json_object_set_new(step, "repeats", json_true());
+		if (s->addr) {
+			char addr[24];
+
+			snprintf(addr, sizeof(addr), "0x%llx", (unsigned long long)s->addr);
+			json_object_set_new(step, "addr", json_string(addr));
+		}
+		json_array_append_new(steps, step);
+	}
+	out = json_pack("{s:f, s:I, s:{s:s, s:s}, s:o, s:s, s:s, s:o}", "share", path->share,
+		"instances", (json_int_t)path->instances, "root", "kind",
+		explain_root_kind(path->root), "name", path->root_name, "steps", steps, "expression",
+		path->expression, "sentence", path->sentence, "accumulation",
+		path->accumulation >= 0 ? json_integer(path->accumulation) : json_null());
+	if (path->is_cycle)
+		json_object_set_new(out, "cycle", json_true());
+	return out;
+}
+
+static json_t *suspect_json(const struct explain_suspect *s)
+{
+	json_t *paths = json_array();
+
+	for (size_t i = 0; i < s->n_paths; i++)
+		json_array_append_new(paths, path_json(&s->paths[i]));
+	return json_pack("{s:s, s:I, s:I, s:o, s:I, s:I}", "type", s->type, "instances",
+		(json_int_t)s->instances, "bytes", (json_int_t)s->bytes, "paths", paths,
+		"other_paths", (json_int_t)s->other_paths, "other_instances",
+		(json_int_t)s->other_instances);
+}
+
+json_t *explain_json(const struct explanation *x, const struct explain_document *doc)
+{
+	json_t *suspects = json_array(), *out;
+
+	for (size_t i = 0; i < x->n_suspects; i++)
+		json_array_append_new(suspects, suspect_json(&x->suspects[i]));
+	out = json_pack("{s:o, s:s?, s:o, s:s?, s:o, s:o, s:o, s:I, s:I, s:o, s:o, "
+			"s:{s:s?, s:s?, s:s?, s:s?, s:s?}, s:o}",
+		"at", meta_string(doc->meta, "at"), "id", doc->id, "pid",
+		meta_number(doc->meta, "pid"), "trigger", doc->trigger, "pause_us",
+		meta_number(doc->meta, "pause_us"), "predicted_pause_us",
+		meta_number(doc->meta, "predicted_pause_us"), "duration_ms",
+		meta_number(doc->meta, "duration_ms"), "objects", (json_int_t)x->objects, "edges",
+		(json_int_t)x->edges, "skipped",
+		json_is_number(json_object_get(doc->meta, "skipped"))
+			? meta_number(doc->meta, "skipped")
+			: json_integer((json_int_t)x->skipped),
+		"truncated", meta_truncated(doc->meta), "files", "snapshot", doc->snapshot, "dot",
+		doc->dot, "svg", doc->svg, "json", doc->json, "html", doc->html, "suspects",
+		suspects);
+	if (!out)
+		return NULL;
+	json_object_set_new(out, "comm", meta_string(doc->meta, "comm"));
+	json_object_set_new(out, "python", meta_string(doc->meta, "python"));
+	if (x->suspects_left_out)
+		json_object_set_new(out, "suspects_left_out",
+			json_integer((json_int_t)x->suspects_left_out));
+	if (doc->svg_reason)
+		json_object_set_new(out, "svg_reason", json_string(doc->svg_reason));
+	return out;
+}

@@ -1,0 +1,98 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The answer to "what holds them?", in words and numbers, independent of the graph it came from:
+ * the graph can be freed before anything is drawn. See INTERFACE.md, `dump`.
+ */
+#ifndef PYLEAK_GRAPH_EXPLAIN_H
+#define PYLEAK_GRAPH_EXPLAIN_H
+
+#include <jansson.h>
+#include <stdbool.h>
+#include <sys/types.h>
+
+#include "graph/paths.h"
+
+#define EXPLAIN_PATHS_DEFAULT 8
+#define EXPLAIN_PATHS_MAX     64
+#define EXPLAIN_SUSPECTS_MAX  16 /* more types than that are not explained at once */
+#define EXPLAIN_TYPES_TOP     20
+
+struct explain_step {
+	char *type;  /* module.QualName */
+	char *label; /* what a person calls it: SESSIONS, handler, Session */
+	char *edge;  /* how the step before holds it: ['key'], .attr, [3], cell x, local x, or "" */
+	uint64_t nodes; /* objects of the path's instances in this place */
+	uint64_t addr;	/* of the only one, else 0 */
+	uint32_t shape; /* equal where two paths go through the same place; 0: private */
+	bool repeats;
+	bool gap; /* stands for steps that were cut out */
+};
+
+struct explain_path {
+	double share;
+	uint64_t instances;
+	enum path_root root;
+	char *root_name;
+	uint32_t root_shape;
+	struct explain_step *steps;
+	size_t n_steps;
+	ssize_t accumulation; /* a step, or -1: the root */
+	bool is_cycle;
+	char *expression; /* app.SESSIONS['…'] */
+	char *sentence;
+};
+
+struct explain_suspect {
+	char *type;
+	uint64_t instances, bytes; /* bytes: of the objects themselves */
+	struct explain_path *paths;
+	size_t n_paths;
+	uint64_t other_paths, other_instances;
+};
+
+struct explain_type {
+	char *type;
+	uint64_t count, bytes;
+};
+
+struct explanation {
+	struct explain_suspect *suspects;
+	size_t n_suspects;
+	uint64_t suspects_left_out; /* types that matched beyond EXPLAIN_SUSPECTS_MAX */
+	struct explain_type *top; /* the types with most objects */
+	size_t n_top;
+	uint64_t objects, edges, skipped, types;
+	bool partial; /* something of the heap was not read: what seems to hold nothing may hold it */
+};
+
+struct explain_options {
+	/* Names as INTERFACE.md says (exact, glob with * and ?, or short); none: the three types
+	 * with most instances that the program itself defined. */
+	const char *const *types;
+	size_t n_types;
+	size_t max_paths; /* 0: EXPLAIN_PATHS_DEFAULT */
+	bool partial;	  /* the capture was cut short */
+};
+
+/*
+ * -ENOENT: no such type, or a short name of several; the message lists what is near. -ENOMEM.
+ */
+int explain(struct explanation *x, const struct graph *g, const struct explain_options *o,
+	struct err *err);
+void explanation_release(struct explanation *x);
+
+/* What the JSON document says beside the explanation. Strings may be NULL: null. */
+struct explain_document {
+	const json_t *meta; /* the snapshot's description, an object, or NULL */
+	const char *id, *trigger;
+	const char *snapshot, *dot, *svg, *json, *html; /* absolute paths */
+	const char *svg_reason;				/* why svg is NULL */
+};
+
+/* New reference, or NULL when out of memory. */
+json_t *explain_json(const struct explanation *x, const struct explain_document *doc);
+
+/* "module", "interpreter", "frame" or "c-reference". */
+const char *explain_root_kind(enum path_root root);
+
+#endif

@@ -1,0 +1,64 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A snapshot as a graph: objects are numbers 0 … n_nodes-1 in the order of the file, references
+ * are numbers 0 … n_edges-1 in the order of their sources. Everything is flat arrays: 16 bytes a
+ * reference, and 4 more for the index by target when somebody asks for it.
+ *
+ * References to addresses that are no object of the file (outside of what was read) are dropped
+ * and counted, as are roots of that kind.
+ */
+#ifndef PYLEAK_GRAPH_GRAPH_H
+#define PYLEAK_GRAPH_GRAPH_H
+
+#include "graph/snapshot.h"
+
+#define GRAPH_NONE UINT32_MAX
+
+struct graph_edge {
+	uint32_t to, from;
+	uint32_t kind; /* enum snapshot_edge_kind */
+	uint32_t arg;
+};
+
+struct graph_root {
+	uint32_t node;
+	uint32_t kind; /* enum snapshot_root_kind */
+	uint32_t name; /* string */
+	uint32_t edge_kind, edge_arg;
+};
+
+struct graph {
+	struct snapshot s; /* without its edges and roots, which have become these */
+	struct graph_edge *edges;
+	struct graph_root *roots;
+	uint32_t *first; /* n_nodes + 1: the references that start at node i are first[i] … */
+	uint32_t n_nodes, n_edges, n_roots;
+
+	/* After graph_index_referrers(): the references that end at node i are
+	 * in[in_first[i]] … in[in_first[i + 1] - 1]. */
+	uint32_t *in_first, *in;
+
+	/* Types of one name are one type to the user: same_name[t] is the first type with t's name,
+	 * class_of[t] the node that is type t, or GRAPH_NONE. */
+	uint32_t *same_name, *class_of;
+
+	uint64_t external_edges, external_roots, duplicate_nodes;
+};
+
+/* Takes *s over (it is empty afterwards, also on failure). -ENOMEM. */
+int graph_init(struct graph *g, struct snapshot *s, struct err *err);
+int graph_index_referrers(struct graph *g, struct err *err);
+void graph_release(struct graph *g);
+
+static inline const char *graph_string(const struct graph *g, uint32_t string)
+{
+	return snapshot_string(&g->s, string);
+}
+
+/* Name of the type of a node. */
+static inline const char *graph_type_name(const struct graph *g, uint32_t node)
+{
+	return snapshot_string(&g->s, g->s.types[g->s.nodes[node].type].name);
+}
+
+#endif

@@ -1,0 +1,611 @@
+/* SPDX-License-Identifier: MIT */
+#include "graph/render.h"
+
+#include <gvc.h>
+#include <string.h>
+
+#include "graph/text.h"
+
+#define FONT	   "Helvetica,Arial,sans-serif"
+#define NAME_CHARS 44
+#define TYPE_CHARS 52
+#define EDGE_CHARS 36
+#define ROOT_CHARS 48
+
+enum role {
+	ROLE_MODULE,
+	ROLE_INTERPRETER,
+	ROLE_FRAME,
+	ROLE_C,
+	ROLE_STEP,
+	ROLE_SUSPECT,
+	ROLE_MORE,
+};
+
+static const struct look {
+	const char *class, *fill, *border, *text;
+} looks[] = {
+	[ROLE_MODULE] = {"module", "#c9e7cd", "#2e7d32", "#1b4d20"},
+	[ROLE_INTERPRETER] = {"interpreter", "#e4dcf2", "#6a4fa3", "#3d2a6b"},
+	[ROLE_FRAME] = {"frame", "#cfe3f7", "#2066a8", "#123f69"},
+	[ROLE_C] = {"c-reference", "#fbdcb4", "#c2680b", "#6f3a03"},
+	[ROLE_STEP] = {"step", "#ffffff", "#8a8580", "#2b2724"},
+	[ROLE_SUSPECT] = {"suspect", "#e5594b", "#a3261a", "#ffffff"},
+	[ROLE_MORE] = {"more", "#ffffff", "#c0392b", "#a3261a"},
+};
+
+/* A place in the picture: all paths that agree up to it share it. */
+struct place {
+	uint32_t shape; /* 0: private */
+	enum role role;
+	Agnode_t *node;
+	const struct explain_step *step; /* NULL: a root or a "more" */
+	const struct explain_path *path; /* the first through it */
+	const struct explain_suspect *suspect;
+	uint64_t instances; /* that hang below or are here */
+	uint64_t total;	    /* of the suspects of those: 100 % */
+	unsigned int depth; /* steps to the suspect, the least */
+	bool accumulates;
+	bool is_end;
+};
+
+struct picture {
+	Agraph_t *g;
+	GVC_t *gvc;
+	struct place *places;
+	size_t n_places;
+	bool failed; /* out of memory somewhere: every setter notes it, one place asks */
+};
+
+static char graph_name[] = "pyleak";
+
+static void set(struct picture *p, void *object, const char *key, const char *value)
+{
+	static char none[] = "";
+
+	/* libcgraph takes char * and leaves it alone. */
+	if (!value || agsafeset(object, (char *)key, (char *)value, none) != 0)
+		p->failed = true;
+}
+
+static void set_html(struct picture *p, void *object, const char *key, const char *html)
+{
+	char *s = html ? agstrdup_html(p->g, (char *)html) : NULL;
+
+	set(p, object, key, s);
+	if (s)
+		agstrfree(p->g, s);
+}
+
+/* Tooltips are "escStrings": a backslash would be the start of a \N. */
+static void set_escaped(struct picture *p, void *object, const char *key, const char *text)
+{
+	_cleanup_free_ char *s = malloc(2 * strlen(text) + 1);
+	char *o = s;
+
+	for (const char *i = text; s && *i; i++) {
+		if (*i == '\\')
+			*o++ = '\\';
+		*o++ = *i;
+	}
+	if (s)
+		*o = 0;
+	set(p, object, key, s);
+}
+
+static void elided(FILE *f, const char *s, size_t max)
+{
+	_cleanup_free_ char *short_one = text_elide(s, max);
+
+	text_html(f, short_one ? short_one : "…");
+}
+
+/* ---- places -------------------------------------------------------------------------------- */
+
+static struct place *place_get(struct picture *p, uint32_t shape, bool *ret_new)
+{
+	char name[24];
+
+	*ret_new = false;
+	for (size_t i = 0; shape && i < p->n_places; i++) {
+		if (p->places[i].shape == shape)
+			return &p->places[i];
+	}
+	if (p->n_places >= RENDER_NODES_MAX)
+		return NULL;
+	snprintf(name, sizeof(name), "n%zu", p->n_places);
+	p->places[p->n_places] = (struct place){
+		.shape = shape, .node = agnode(p->g, name, 1), .depth = UINT32_MAX};
+	if (!p->places[p->n_places].node) {
+		p->failed = true;
+		return NULL;
+	}
+	*ret_new = true;
+	return &p->places[p->n_places++];
+}
+
+static enum role role_of_root(enum path_root root)
+{
+	switch (root) {
+	case PATH_MODULE:
+		return ROLE_MODULE;
+	case PATH_FRAME:
+		return ROLE_FRAME;
+	case PATH_C_REFERENCE:
+		return ROLE_C;
+	default:
+		return ROLE_INTERPRETER;
+	}
+}
+
+/* Room for the path's new places? */
+static bool fits(const struct picture *p, const struct explain_path *way)
+{
+	return p->n_places + way->n_steps + 2 <= RENDER_NODES_MAX;
+}
+
+static bool is_suspect_type(const struct explanation *x, const char *type)
+{
+	for (size_t i = 0; i < x->n_suspects; i++) {
+		if (strcmp(x->suspects[i].type, type) == 0)
+			return true;
+	}
+	return false;
+}
+
+static double share_of(uint64_t part, uint64_t whole)
+{
+	return whole ? (double)part / (double)whole : 0;
+}
+
+/* How the edge between two places looks is settled when all paths are in: the instances that pass
+ * are kept in the edge's weight until then. */
+struct flow {
+	Agrec_t header;
+	uint64_t instances, total;
+};
+
+static void add_edge(struct picture *p, struct place *from, struct place *to,
+	const struct explain_path *way, const struct explain_step *step,
+	const struct explain_suspect *suspect)
+{
+	static char record[] = "flow", none[] = "";
+	Agedge_t *e = agedge(p->g, from->node, to->node, none, 0);
+	struct flow *flow;
+	bool new = !e;
+
+	if (new)
+		e = agedge(p->g, from->node, to->node, none, 1);
+	flow = e ? agbindrec(e, record, sizeof(*flow), 0) : NULL;
+	if (!flow) {
+		p->failed = true;
+		return;
+	}
+	flow->instances += way->instances;
+	flow->total = MAX(flow->total, suspect->instances);
+	if (new) {
+		_cleanup_free_ char *label = text_elide(step->edge, EDGE_CHARS);
+		_cleanup_free_ char *padded = label ? text_format(" %s ", label) : NULL;
+
+		if (padded)
+			set_escaped(p, e, "label", padded);
+		else
+			p->failed = true;
+		set_escaped(p, e, "edgetooltip", way->sentence);
+		set_escaped(p, e, "labeltooltip", way->sentence);
+	}
+}
+
+static void add_path(struct picture *p, const struct explanation *x,
+	const struct explain_suspect *suspect, const struct explain_path *way)
+{
+	struct place *before, *first = NULL;
+	bool new;
+
+	before = place_get(p, way->is_cycle ? 0 : way->root_shape, &new);
+	if (!before)
+		return;
+	if (new) {
+		before->role = role_of_root(way->root);
+		before->path = way;
+		before->suspect = suspect;
+	}
+	before->instances += way->instances;
+	before->total = MAX(before->total, suspect->instances);
+	before->accumulates |= way->accumulation < 0 && way->n_steps > 1 && !way->is_cycle &&
+			       way->root == PATH_MODULE;
+	before->depth = MIN(before->depth, (unsigned int)way->n_steps);
+	for (size_t i = 0; i < way->n_steps; i++) {
+		const struct explain_step *step = &way->steps[i];
+		struct place *here;
+
+		/* The last step of a cycle is the first one again. */
+		if (way->is_cycle && i > 0 && i + 1 == way->n_steps && first) {
+			add_edge(p, before, first, way, step, suspect);
+			return;
+		}
+		here = place_get(p, way->is_cycle ? 0 : step->shape, &new);
+		if (!here)
+			return;
+		if (new) {
+			here->role = step->gap ? ROLE_MORE
+				     : is_suspect_type(x, step->type) ? ROLE_SUSPECT
+								      : ROLE_STEP;
+			here->step = step;
+			here->path = way;
+			here->suspect = suspect;
+		}
+		here->instances += way->instances;
+		here->total = MAX(here->total, suspect->instances);
+		here->depth = MIN(here->depth, (unsigned int)(way->n_steps - 1 - i));
+		here->accumulates |= way->accumulation == (ssize_t)i;
+		if (i + 1 == way->n_steps || (way->is_cycle && i == 0)) {
+			here->is_end = true;
+			here->path = way;
+			here->suspect = suspect;
+			here->step = step;
+		}
+		add_edge(p, before, here, way, step, suspect);
+		if (step->repeats)
+			add_edge(p, here, here, way, step, suspect);
+		if (!i)
+			first = here;
+		before = here;
+	}
+}
+
+/* "3 more paths": dotted, in front of the objects of that type. */
+static void add_more(struct picture *p, const struct explain_suspect *suspect, uint64_t paths,
+	uint64_t instances)
+{
+	char a[TEXT_NUMBER_MAX], b[TEXT_NUMBER_MAX], c[TEXT_NUMBER_MAX];
+	_cleanup_free_ char *label = NULL;
+	struct place *more, *end = NULL;
+	bool new;
+
+	for (size_t i = 0; i < p->n_places && !end; i++) {
+		if (p->places[i].is_end && p->places[i].suspect == suspect)
+			end = &p->places[i];
+	}
+	more = place_get(p, 0, &new);
+	if (!more || !paths)
+		return;
+	more->role = ROLE_MORE;
+	more->suspect = suspect;
+	more->instances = instances;
+	label = text_format("%s more %s\n%s %s, %s", text_number(a, sizeof(a), paths),
+		paths == 1 ? "path" : "paths", text_number(b, sizeof(b), instances),
+		instances == 1 ? "object" : "objects",
+		text_percent(c, sizeof(c), share_of(instances, suspect->instances)));
+	set(p, more->node, "label", label);
+	if (end) {
+		static char none[] = "";
+		Agedge_t *e = agedge(p->g, more->node, end->node, none, 1);
+
+		if (!e) {
+			p->failed = true;
+			return;
+		}
+		set(p, e, "style", "dotted");
+		set(p, e, "color", looks[ROLE_MORE].border);
+		set(p, e, "class", "more");
+	}
+}
+
+/* ---- looks --------------------------------------------------------------------------------- */
+
+/* The pale red of what is next to the leak fades to white five steps away. */
+static void fade(unsigned int depth, char buf[8])
+{
+	static const int near[3] = {0xf8, 0xd9, 0xd0};
+	int c[3], k = (int)MIN(depth ? depth - 1 : 0, 5u);
+
+	for (int i = 0; i < 3; i++)
+		c[i] = near[i] + (255 - near[i]) * k / 5;
+	snprintf(buf, 8, "#%02x%02x%02x", (unsigned int)c[0] & 255, (unsigned int)c[1] & 255,
+		(unsigned int)c[2] & 255);
+}
+
+#define SMALL "<font point-size=\"10\">"
+
+static void label_root(FILE *f, const struct place *at)
+{
+	static const char *const captions[] = {[PATH_MODULE] = "module",
+		[PATH_INTERPRETER] = "interpreter",
+		[PATH_FRAME] = "frame",
+		[PATH_C_REFERENCE] = "reference not explained by any object",
+		[PATH_UNREACHABLE] = "nobody holds them"};
+
+	fprintf(f, SMALL "%s</font><br/><b>", captions[at->path->root]);
+	elided(f, at->path->root_name, ROOT_CHARS);
+	fputs("</b>", f);
+}
+
+static void label_end(FILE *f, const struct place *at)
+{
+	char n[TEXT_NUMBER_MAX], all[TEXT_NUMBER_MAX], percent[TEXT_NUMBER_MAX];
+
+	fprintf(f, "<b>%s × ", text_number(n, sizeof(n), at->path->instances));
+	elided(f, text_short_type(at->step->type), NAME_CHARS);
+	fputs("</b><br/>" SMALL, f);
+	elided(f, at->step->type, TYPE_CHARS);
+	fprintf(f, "</font><br/>" SMALL "%s of %s</font>",
+		text_percent(percent, sizeof(percent), at->path->share),
+		text_number(all, sizeof(all), at->suspect->instances));
+}
+
+static void label_step(FILE *f, const struct place *at)
+{
+	char n[TEXT_NUMBER_MAX];
+
+	fputs("<b>", f);
+	elided(f, at->step->label, NAME_CHARS);
+	fputs("</b><br/>" SMALL, f);
+	elided(f, at->step->type, TYPE_CHARS);
+	if (at->step->nodes > 1)
+		fprintf(f, ", %s of them", text_number(n, sizeof(n), at->step->nodes));
+	fputs("</font>", f);
+	if (at->accumulates)
+		fprintf(f, "<br/>" SMALL "<b>%s pass through here</b></font>",
+			text_number(n, sizeof(n), at->instances));
+}
+
+static void dress_node(struct picture *p, const struct place *at)
+{
+	const struct look *look = &looks[at->role];
+	_cleanup_free_ char *label = NULL, *class = NULL;
+	char fill[8];
+	size_t size;
+	FILE *f;
+
+	set(p, at->node, "color", look->border);
+	set(p, at->node, "fontcolor", look->text);
+	set(p, at->node, "fillcolor", look->fill);
+	class = text_format("%s%s", look->class, at->accumulates ? " accumulation" : "");
+	set(p, at->node, "class", class);
+	if (at->path)
+		set_escaped(p, at->node, "tooltip", at->path->sentence);
+	if (at->role == ROLE_MORE) {
+		set(p, at->node, "style", "rounded,dotted");
+		if (at->step)
+			set_escaped(p, at->node, "label", at->step->label);
+		return;
+	}
+	if (at->role == ROLE_STEP) {
+		fade(at->depth, fill);
+		set(p, at->node, "fillcolor", fill);
+	}
+	if (at->accumulates) {
+		set(p, at->node, "penwidth", "3.5");
+		set(p, at->node, "color", looks[ROLE_SUSPECT].border);
+	}
+
+	f = open_memstream(&label, &size);
+	if (!f) {
+		p->failed = true;
+		return;
+	}
+	if (!at->step)
+		label_root(f, at);
+	else if (at->is_end)
+		label_end(f, at);
+	else
+		label_step(f, at);
+	if (fclose(f) != 0)
+		p->failed = true;
+	else
+		set_html(p, at->node, "label", label);
+}
+
+static void dress_edges(struct picture *p)
+{
+	static char record[] = "flow";
+
+	for (Agnode_t *n = agfstnode(p->g); n; n = agnxtnode(p->g, n)) {
+		for (Agedge_t *e = agfstout(p->g, n); e; e = agnxtout(p->g, e)) {
+			const struct flow *flow = (struct flow *)aggetrec(e, record, 0);
+			double share;
+			char width[16];
+
+			if (!flow)
+				continue;
+			share = share_of(flow->instances, flow->total);
+			snprintf(width, sizeof(width), "%.1f", 0.8 + 4.2 * MIN(share, 1.0));
+			set(p, e, "penwidth", width);
+			/* Wide ones straight down the middle. */
+			set(p, e, "weight", share > 0.5 ? "8" : share > 0.1 ? "3" : "1");
+			set(p, e, "class", "holds");
+		}
+	}
+}
+
+static char *title(const struct explanation *x, const char *caption)
+{
+	char n[TEXT_NUMBER_MAX];
+	char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	if (!f)
+		return NULL;
+	for (size_t i = 0; i < MIN(x->n_suspects, (size_t)4); i++) {
+		const struct explain_suspect *s = &x->suspects[i];
+
+		fprintf(f, "<font point-size=\"18\"><b>%s ",
+			text_number(n, sizeof(n), s->instances));
+		elided(f, s->type, 80);
+		fputs("</b></font><br/>", f);
+	}
+	if (x->n_suspects > 4)
+		fprintf(f, "and %zu more types<br/>", x->n_suspects - 4);
+	if (!x->n_suspects)
+		fputs("<font point-size=\"18\"><b>no objects to explain</b></font><br/>", f);
+	if (caption) {
+		fputs("<font point-size=\"11\" color=\"#6b6661\">", f);
+		elided(f, caption, 160);
+		fputs("</font><br/>", f);
+	}
+	fputs("<font point-size=\"8\"> </font>", f);
+	if (fclose(f) != 0) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
+
+static void default_attribute(struct picture *p, int kind, const char *key, const char *value)
+{
+	if (!agattr(p->g, kind, (char *)key, (char *)value))
+		p->failed = true;
+}
+
+static void set_defaults(struct picture *p)
+{
+	default_attribute(p, AGRAPH, "charset", "UTF-8");
+	default_attribute(p, AGRAPH, "rankdir", "LR");
+	default_attribute(p, AGRAPH, "fontname", FONT);
+	default_attribute(p, AGRAPH, "fontsize", "12");
+	default_attribute(p, AGRAPH, "fontcolor", "#2b2724");
+	default_attribute(p, AGRAPH, "labelloc", "t");
+	default_attribute(p, AGRAPH, "nodesep", "0.28");
+	default_attribute(p, AGRAPH, "ranksep", "0.35");
+	default_attribute(p, AGRAPH, "pad", "0.25");
+	default_attribute(p, AGRAPH, "bgcolor", "transparent");
+	default_attribute(p, AGRAPH, "tooltip", " ");
+	default_attribute(p, AGNODE, "shape", "box");
+	default_attribute(p, AGNODE, "style", "rounded,filled");
+	default_attribute(p, AGNODE, "fontname", FONT);
+	default_attribute(p, AGNODE, "fontsize", "13");
+	default_attribute(p, AGNODE, "margin", "0.16,0.09");
+	default_attribute(p, AGNODE, "height", "0.3");
+	default_attribute(p, AGNODE, "penwidth", "1.2");
+	default_attribute(p, AGEDGE, "fontname", FONT);
+	default_attribute(p, AGEDGE, "fontsize", "11");
+	default_attribute(p, AGEDGE, "fontcolor", "#4a4541");
+	default_attribute(p, AGEDGE, "color", "#6b6661");
+	default_attribute(p, AGEDGE, "arrowsize", "0.7");
+}
+
+/* ---- Graphviz ------------------------------------------------------------------------------ */
+
+static char last_error[160];
+
+static int keep_error(char *message)
+{
+	snprintf(last_error, sizeof(last_error), "%.150s", message);
+	last_error[strcspn(last_error, "\n")] = 0;
+	return 0;
+}
+
+static int picture_init(struct picture *p, struct err *err)
+{
+	agseterrf(keep_error);
+	last_error[0] = 0;
+	p->g = agopen(graph_name, Agstrictdirected, NULL);
+	p->places = calloc(RENDER_NODES_MAX, sizeof(*p->places));
+	if (!p->g || !p->places)
+		return err_set(err, -ENOMEM, "not enough memory for the picture");
+	return 0;
+}
+
+int picture_new(struct picture **ret, const struct explanation *x, const char *caption,
+	struct err *err)
+{
+	struct picture *p = calloc(1, sizeof(*p));
+	_cleanup_free_ char *label = title(x, caption);
+
+	if (!p || !label || picture_init(p, err) < 0)
+		goto fail;
+	set_defaults(p);
+	set_html(p, p->g, "label", label);
+	for (size_t i = 0; i < x->n_suspects; i++) {
+		const struct explain_suspect *s = &x->suspects[i];
+		uint64_t paths = s->other_paths, instances = s->other_instances;
+
+		for (size_t k = 0; k < s->n_paths; k++) {
+			if (fits(p, &s->paths[k])) {
+				add_path(p, x, s, &s->paths[k]);
+			} else {
+				paths++;
+				instances += s->paths[k].instances;
+			}
+		}
+		if (paths)
+			add_more(p, s, paths, instances);
+	}
+	for (size_t i = 0; i < p->n_places; i++)
+		dress_node(p, &p->places[i]);
+	dress_edges(p);
+	if (p->failed)
+		goto fail;
+	*ret = p;
+	return 0;
+fail:
+	picture_free(p);
+	return err_set(err, -ENOMEM, "not enough memory for the picture");
+}
+
+int picture_write_dot(struct picture *p, FILE *f, struct err *err)
+{
+	if (agwrite(p->g, f) != 0 || fflush(f) != 0)
+		return err_set(err, -EIO, "cannot write the DOT file: %s", strerror(errno));
+	return 0;
+}
+
+int picture_write_svg(struct picture *p, FILE *f, struct err *err)
+{
+	int rc = -EIO;
+
+	p->gvc = gvContext();
+	if (!p->gvc || gvLayout(p->gvc, p->g, "dot") != 0)
+		return err_set(err, rc, "Graphviz cannot lay the picture out: %s",
+			*last_error ? last_error : "is libgvc's dot plugin installed?");
+	if (gvRender(p->gvc, p->g, "svg", f) != 0 || fflush(f) != 0)
+		err_set(err, rc, "Graphviz cannot draw the picture: %s",
+			*last_error ? last_error : "is libgvc's core plugin installed?");
+	else
+		rc = 0;
+	gvFreeLayout(p->gvc, p->g);
+	return rc;
+}
+
+struct picture *picture_free(struct picture *p)
+{
+	if (p) {
+		if (p->g)
+			agclose(p->g);
+		if (p->gvc)
+			gvFreeContext(p->gvc);
+		free(p->places);
+		free(p);
+	}
+	return NULL;
+}
+
+int render_warm_up(struct err *err)
+{
+	struct picture *p = calloc(1, sizeof(*p));
+	_cleanup_free_ char *svg = NULL;
+	size_t size;
+	FILE *f = open_memstream(&svg, &size);
+	Agnode_t *n;
+	int rc = -ENOMEM;
+
+	if (p && f)
+		rc = picture_init(p, err);
+	if (rc == 0) {
+		static char name[] = "n";
+
+		set_defaults(p);
+		n = agnode(p->g, name, 1);
+		if (n)
+			set_html(p, n, "label", "a<b>b</b><i>c</i><b><i>d</i></b>");
+		rc = n && !p->failed ? picture_write_svg(p, f, err) : -ENOMEM;
+	}
+	if (f)
+		fclose(f);
+	if (rc == 0 && (!svg || !strstr(svg, "<svg")))
+		rc = err_set(err, -EIO, "Graphviz draws nothing: are libgvc's plugins installed?");
+	picture_free(p);
+	return rc;
+}
