@@ -262,5 +262,6 @@ void options_verb_help(FILE *f, const struct verb *v)
 	if (v->help)
 		fprintf(f, "\n%s", v->help);
 	fputc('\n', f);
-	help_options(f, v->options | OPTION_BIT(OPTION_SOCKET) | OPTION_BIT(OPTION_JSON));
+	help_options(f, v->options);
+	help_options(f, OPTION_BIT(OPTION_SOCKET) | OPTION_BIT(OPTION_JSON));
 }

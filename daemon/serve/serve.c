@@ -259,7 +259,7 @@ static json_t *json_text(const char *s)
 
 static char *error_text(int exit_code, const char *message)
 {
-	json_t *j = json_pack("{sbsisN}", "ok", 0, "exit", exit_code, "error", json_text(message));
+	json_t *j = json_pack("{sbsiso}", "ok", 0, "exit", exit_code, "error", json_text(message));
 	char *text = j ? json_dumps(j, JSON_COMPACT) : NULL;
 
 	json_decref(j);
@@ -581,7 +581,7 @@ void serve_progress(struct serve_request *q, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(message, sizeof(message), fmt, ap);
 	va_end(ap);
-	j = json_pack("{sN}", "progress", json_text(message));
+	j = json_pack("{so}", "progress", json_text(message));
 	if (j)
 		text = json_dumps(j, JSON_COMPACT);
 	json_decref(j);
