@@ -84,6 +84,7 @@ struct serve {
 	unsigned n_conns, n_unprivileged;
 	size_t queued;
 	uint64_t request_timeout_us, idle_timeout_us;
+	const char *group_name;
 	gid_t group;
 	bool have_group;
 	uint64_t group_at_ns;
@@ -106,7 +107,8 @@ static bool find_group(struct serve *s, gid_t *ret)
 		char buf[16384];
 
 		/* ERANGE (a group with a great many members) counts as "no such group": the safe side. */
-		s->have_group = getgrnam_r("pyleak", &g, buf, sizeof(buf), &found) == 0 && found;
+		s->have_group =
+			getgrnam_r(s->group_name, &g, buf, sizeof(buf), &found) == 0 && found;
 		if (s->have_group)
 			s->group = found->gr_gid;
 		s->group_at_ns = now;
@@ -839,6 +841,7 @@ int serve_open(sd_event *event, const char *path, serve_handler handler, void *u
 	s->event = sd_event_ref(event);
 	s->handler = handler;
 	s->userdata = userdata;
+	s->group_name = "pyleak";
 	s->request_timeout_us = REQUEST_TIMEOUT_US;
 	s->idle_timeout_us = IDLE_TIMEOUT_US;
 	s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
@@ -862,6 +865,12 @@ void serve_set_timeouts(struct serve *s, uint64_t request_us, uint64_t idle_us)
 {
 	s->request_timeout_us = request_us;
 	s->idle_timeout_us = idle_us;
+}
+
+void serve_set_group(struct serve *s, const char *name)
+{
+	s->group_name = name;
+	s->group_at_ns = 0;
 }
 
 void serve_free(struct serve *s)

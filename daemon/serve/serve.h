@@ -42,8 +42,7 @@ void serve_free(struct serve *s);
 /* Replies. result is stolen. fd (-1: none) is sent along and stays the caller's. The request is
  * gone afterwards. If the client has hung up, nothing happens. */
 void serve_reply(struct serve_request *q, json_t *result, int fd);
-void serve_reply_error(struct serve_request *q, int exit_code, const char *fmt, ...)
-	_printf_(3, 4);
+void serve_reply_error(struct serve_request *q, int exit_code, const char *fmt, ...) _printf_(3, 4);
 void serve_progress(struct serve_request *q, const char *fmt, ...) _printf_(2, 3);
 
 /* Called when the client hangs up before the reply (may be NULL); the request is gone after it
@@ -53,5 +52,7 @@ void serve_request_on_hangup(struct serve_request *q, void (*f)(void *), void *a
 /* Instead of 30 s for a half request or an answer that is not taken, 5 min for a silent
  * connection; tests do not want to wait. */
 void serve_set_timeouts(struct serve *s, uint64_t request_us, uint64_t idle_us);
+/* Instead of `pyleak`, which a test machine need not have. name must stay. */
+void serve_set_group(struct serve *s, const char *name);
 
 #endif

@@ -7,6 +7,7 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <limits.h>
 #include <setjmp.h>
 #include <signal.h>
@@ -721,23 +722,17 @@ static void test_one_user_does_not_lock_out_root(void **state)
 	pump(f, 20);
 }
 
-static void test_another_user_is_not_privileged(void **state)
+/* Who connects is privileged? As user 65534 with these groups. */
+static bool is_privileged(struct fixture *f, gid_t gid, size_t n_groups, const gid_t *groups)
 {
-	struct fixture *f = *state;
+	pid_t child = fork();
 	int status;
-	pid_t child;
 
-	if (geteuid() != 0) {
-		print_message("cannot run here: needs root to become another user\n");
-		skip();
-	}
-	assert_int_equal(chmod(f->dir, 0755), 0);
-	child = fork();
 	if (!child) {
 		char buf[256];
 		int fd;
 
-		if (setgid(65534) || setuid(65534))
+		if (setgroups(n_groups, groups) || setgid(gid) || setuid(65534))
 			_exit(1);
 		fd = try_connect(f->path);
 		if (fd < 0 || send(fd, "{\"verb\":\"echo\"}\n", 16, MSG_NOSIGNAL) != 16)
@@ -748,9 +743,34 @@ static void test_another_user_is_not_privileged(void **state)
 		pump(f, 5);
 	assert_int_equal(status, 0);
 	assert_int_equal(f->peer.uid, 65534);
-	assert_int_equal(f->peer.gid, 65534);
+	assert_int_equal(f->peer.gid, gid);
 	assert_int_equal(f->peer.pid, child);
-	assert_false(f->peer.privileged);
+	return f->peer.privileged;
+}
+
+static void test_privilege(void **state)
+{
+	struct fixture *f = *state;
+	struct group *g = getgrnam("daemon");
+	gid_t many[200];
+
+	if (geteuid() != 0 || !g) {
+		print_message("cannot run here: needs root to become another user\n");
+		skip();
+	}
+	assert_int_equal(chmod(f->dir, 0755), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(many); i++)
+		many[i] = 70000 + i;
+	assert_false(is_privileged(f, 65534, 0, NULL));
+	assert_false(is_privileged(f, g->gr_gid, 0, NULL)); /* the group is another one */
+	serve_set_group(f->s, "daemon");
+	assert_true(is_privileged(f, g->gr_gid, 0, NULL));
+	assert_false(is_privileged(f, 65534, 0, NULL));
+	assert_false(is_privileged(f, 65534, ARRAY_SIZE(many), many));
+	many[ARRAY_SIZE(many) - 1] = g->gr_gid;
+	assert_true(is_privileged(f, 65534, ARRAY_SIZE(many), many));
+	serve_set_group(f->s, "no-such-group");
+	assert_false(is_privileged(f, g->gr_gid, ARRAY_SIZE(many), many));
 }
 
 static void test_live_socket(void **state)
@@ -908,7 +928,7 @@ int main(void)
 		T(test_stopped_with_a_request_in_flight),
 		T(test_many),
 		T(test_one_user_does_not_lock_out_root),
-		T(test_another_user_is_not_privileged),
+		T(test_privilege),
 		T(test_live_socket),
 		T(test_stale_socket),
 		T(test_bad_paths),
