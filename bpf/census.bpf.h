@@ -139,12 +139,9 @@ static __always_inline void census(struct pyleak_target *t, __u32 slot, __u64 dy
 		return;
 	if (__sync_val_compare_and_swap(&walking, 0, 1) != 0)
 		return;
-	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
-	if (!e)
-		goto out;
 	if (__sync_val_compare_and_swap(&t->armed, number, 0) != number) { /* taken back */
-		bpf_ringbuf_discard(e, BPF_RB_NO_WAKEUP);
-		goto out;
+		walking = 0;
+		return;
 	}
 
 	start_ns = bpf_ktime_get_ns();
@@ -165,18 +162,23 @@ static __always_inline void census(struct pyleak_target *t, __u32 slot, __u64 dy
 	if (w.status == PYLEAK_CENSUS_OK)
 		bpf_loop(CACHE_SLOTS, drain, &w, 0);
 
+	t->census.epoch = w.epoch;
+	t->census.status = w.status;
+	t->census.start_ns = start_ns;
+	t->census.end_ns = bpf_ktime_get_ns();
+	t->census.objects = w.objects;
+	barrier();
+	t->census.number = number;
+	walking = 0;
+
+	/* Only to wake the daemon; when there is no room it is awake. Not reserved before the walk:
+	 * a record that is reserved makes the ring readable, the daemon would spin meanwhile. */
+	e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+	if (!e)
+		return;
 	e->kind = PYLEAK_EVENT_CENSUS;
 	e->slot = slot;
-	e->census.number = number;
-	e->census.epoch = w.epoch;
-	e->census.status = w.status;
-	e->census.pad = 0;
-	e->census.start_ns = start_ns;
-	e->census.end_ns = bpf_ktime_get_ns();
-	e->census.objects = w.objects;
 	bpf_ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
-out:
-	walking = 0;
 }
 
 #endif

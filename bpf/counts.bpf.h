@@ -182,8 +182,10 @@ static __always_inline void class_gone(
 	if (e) {
 		e->kind = PYLEAK_EVENT_GONE;
 		e->slot = slot;
-		e->gone.type = type;
-		__builtin_memcpy(&e->gone.count, c, sizeof(*c));
+		e->type = type;
+		__builtin_memcpy(&e->count, c, sizeof(*c));
+		e->epoch = t->epoch;
+		e->pad = 0;
 		/* Programs that make classes by the thousand should not wake the daemon for each. */
 		bpf_ringbuf_submit(e,
 			bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > PYLEAK_RING_BYTES / 4

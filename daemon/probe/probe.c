@@ -29,8 +29,14 @@
 #define GONE_MAX	65536 /* dead classes kept between two reads */
 #define BATCH		1024
 
+struct gone {
+	uint64_t type;
+	struct pyleak_count count;
+	uint32_t epoch; /* the target's when it died */
+};
+
 struct gone_list {
-	struct pyleak_gone *v;
+	struct gone *v;
 	size_t n, cap;
 	uint64_t dropped;
 };
@@ -50,10 +56,7 @@ struct probe_target {
 
 	uint32_t armed;	 /* number of the census that is out, 0: none */
 	uint32_t number; /* last one given */
-	bool answered;	 /* its event is here: */
-	struct pyleak_census census;
-	size_t gone_before; /* how many of `gone` had died before it */
-	bool ready;	    /* and its result, which waits for probe_dispatch() */
+	bool ready;	 /* its result is here and waits for probe_dispatch(): */
 	struct census_result result;
 	struct census_type *result_types;
 };
@@ -418,8 +421,9 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 	s = &p->shared[slot];
 	r = slot_identity(p, slot, py->id.pid, &tgid);
 	if (r) {
-		err_set(err, r, "pid %d: %s", py->id.pid,
-			r == -ENOENT || r == -ESRCH ? "has exited" : strerror(-r));
+		r = r == -ENOENT ? -ESRCH : r;
+		err_set(err, r, "pid %d%s%s", py->id.pid, r == -ESRCH ? " has exited" : ": ",
+			r == -ESRCH ? "" : strerror(-r));
 		goto fail;
 	}
 	t->counts = slot_counts(p, slot, p->max_types);
@@ -540,9 +544,9 @@ static bool worth_telling(const struct pyleak_count *c)
 	return c->flags & PYLEAK_COUNT_GC;
 }
 
-static void gone_add(struct gone_list *g, const struct pyleak_gone *e)
+static void gone_add(struct gone_list *g, const struct pyleak_event *e)
 {
-	struct pyleak_gone *bigger;
+	struct gone *bigger;
 	size_t cap;
 
 	if (g->n == g->cap) {
@@ -555,15 +559,15 @@ static void gone_add(struct gone_list *g, const struct pyleak_gone *e)
 		g->v = bigger;
 		g->cap = cap;
 	}
-	g->v[g->n++] = *e;
+	g->v[g->n++] = (struct gone){.type = e->type, .count = e->count, .epoch = e->epoch};
 }
 
 /* The incarnations that have died, as a set. */
-static int gone_set(const struct gone_list *g, size_t from, struct u64map *ret)
+static int gone_set(const struct gone_list *g, struct u64map *ret)
 {
-	int r = u64map_reserve(ret, g->n - from);
+	int r = u64map_reserve(ret, g->n);
 
-	for (size_t i = from; i < g->n && !r; i++)
+	for (size_t i = 0; i < g->n && !r; i++)
 		r = u64map_put(ret, g->v[i].count.incarnation, i + 1);
 	return r;
 }
@@ -586,7 +590,7 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 	if (!r)
 		r = drain(t->probe);
 	if (!r)
-		r = gone_set(&t->gone, 0, &gone);
+		r = gone_set(&t->gone, &gone);
 	if (r)
 		return r;
 	out = calloc(n + t->gone.n + 1, sizeof(*out));
@@ -611,7 +615,7 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 				.deaths = c->deaths,
 				.gone = true};
 	}
-	t->gone.n = t->gone_before = 0;
+	t->gone.n = 0;
 	if (ret_totals) {
 		stepped = __atomic_load_n(&s->hits_stepped, __ATOMIC_RELAXED);
 		ret_totals->hits = slot_hits(t->probe, t->slot);
@@ -648,25 +652,29 @@ static int census_collect(struct probe_target *t, uint32_t epoch)
 	_cleanup_free_ struct census_type *out = NULL;
 	_cleanup_(u64map_release) struct u64map seen = {0};
 	struct pyleak_count again;
-	size_t n, n_out = 0, n_gone;
+	size_t n, n_out = 0;
 	int r;
 
 	r = read_counts(t, &v, &n);
 	if (r)
 		return r;
 	for (size_t i = 0; i < n; i++) {
-		/* A hit may have changed it while it was copied: then the second look sees the
-		 * stamp. If it is gone, its event has the truth. */
-		if (bpf_map_lookup_elem(t->counts, &v[i].type, &again) ||
-			again.incarnation != v[i].count.incarnation)
+		/* A hit may have changed it while it was copied. Stamped at the first look: the
+		 * second is whole. Not stamped at the second: the first is. Else a third. If it
+		 * is gone, its event has the truth. */
+		bool was = v[i].count.epoch == epoch;
+
+		r = bpf_map_lookup_elem(t->counts, &v[i].type, &again);
+		if (!r && again.epoch == epoch && !was)
+			r = bpf_map_lookup_elem(t->counts, &v[i].type, &again);
+		if (r || again.incarnation != v[i].count.incarnation)
 			v[i].count.incarnation = 0;
 		else if (again.epoch == epoch)
 			v[i].count = again;
 	}
 	ring_buffer__consume(t->probe->ring);
-	n_gone = t->gone.n - t->gone_before;
-	out = calloc(n + n_gone + 1, sizeof(*out));
-	if (!out || u64map_reserve(&seen, n + n_gone))
+	out = calloc(n + t->gone.n + 1, sizeof(*out));
+	if (!out || u64map_reserve(&seen, n))
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++) {
 		if (!v[i].count.incarnation || !worth_telling(&v[i].count))
@@ -674,13 +682,15 @@ static int census_collect(struct probe_target *t, uint32_t epoch)
 		out[n_out] = census_type_at(&v[i], epoch);
 		if (!out[n_out].live && !out[n_out].births && !out[n_out].deaths)
 			continue; /* came after the census, or was never counted */
-		if (n_gone && u64map_put(&seen, v[i].count.incarnation, 1))
+		if (t->gone.n && u64map_put(&seen, v[i].count.incarnation, 1))
 			return -ENOMEM;
 		n_out++;
 	}
-	for (size_t i = t->gone_before; i < t->gone.n; i++) {
+	for (size_t i = 0; i < t->gone.n; i++) {
 		struct entry e = {.type = t->gone.v[i].type, .count = t->gone.v[i].count};
 
+		if (t->gone.v[i].epoch < epoch) /* had died before */
+			continue;
 		if (u64map_get(&seen, e.count.incarnation) || !worth_telling(&e.count))
 			continue;
 		out[n_out] = census_type_at(&e, epoch);
@@ -696,10 +706,9 @@ static int census_collect(struct probe_target *t, uint32_t epoch)
 /* Turns an answered census into a result that waits for probe_dispatch(). */
 static int census_finish(struct probe_target *t)
 {
-	const struct pyleak_census *c = &t->census;
+	const struct pyleak_census *c = &t->probe->shared[t->slot].census;
 	int r = 0;
 
-	t->answered = false;
 	t->result = (struct census_result){
 		.at_ms = now_realtime_ms() - (int64_t)((now_monotonic_ns() - c->start_ns) / 1000000),
 		.pause_ns = c->end_ns - c->start_ns,
@@ -725,14 +734,9 @@ static int on_event(void *userdata, void *data, size_t n)
 	if (n < sizeof(*e) || e->slot >= p->max_targets || !p->targets[e->slot])
 		return 0;
 	t = p->targets[e->slot];
-	if (e->kind == PYLEAK_EVENT_GONE) {
-		gone_add(&t->gone, &e->gone);
-	} else if (e->kind == PYLEAK_EVENT_CENSUS && t->armed && e->census.number == t->armed) {
-		t->census = e->census;
-		t->gone_before = t->gone.n;
-		t->answered = true;
-	}
-	return 0;
+	if (e->kind == PYLEAK_EVENT_GONE)
+		gone_add(&t->gone, e);
+	return 0; /* an ended census shows in the slot itself */
 }
 
 /* Takes in all events; answered censuses become results. */
@@ -743,9 +747,12 @@ static int drain(struct probe *p)
 	if (n < 0)
 		return n;
 	for (unsigned i = 0; i < p->max_targets; i++) {
-		if (!p->targets[i] || !p->targets[i]->answered)
+		struct probe_target *t = p->targets[i];
+
+		if (!t || !t->armed || t->ready ||
+			__atomic_load_n(&p->shared[i].census.number, __ATOMIC_SEQ_CST) != t->armed)
 			continue;
-		r = census_finish(p->targets[i]);
+		r = census_finish(t);
 		/* Whoever called may not be the event loop: make sure that comes round. */
 		if (eventfd_write(p->wake, 1) < 0 && errno != EAGAIN)
 			return -errno;
@@ -803,7 +810,7 @@ void probe_census_cancel(struct probe_target *t)
 	__atomic_store_n(&t->probe->shared[t->slot].armed, 0, __ATOMIC_SEQ_CST);
 	/* If the walk has begun its event will come, with a number that nobody waits for. */
 	t->armed = 0;
-	t->answered = t->ready = false;
+	t->ready = false;
 	free(t->result_types);
 	t->result_types = NULL;
 }

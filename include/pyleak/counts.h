@@ -55,8 +55,8 @@ enum pyleak_reg {
  * count of an entry in a new epoch copies births and deaths to births_at and deaths_at before it
  * adds (and stores `epoch` after that). So at any later time the counters at the instant of
  * census E are births_at, deaths_at where epoch == E, else births and deaths themselves: nobody has
- * touched them since. A reader that races with a hit looks the entry up twice and takes the second
- * answer if that one is stamped, else the first.
+ * touched them since. A reader that races with a hit looks the entry up again: a copy that was begun
+ * after the stamp was seen is whole, and so is one after which the stamp was not yet there.
  */
 struct pyleak_count {
 	__u64 incarnation;
@@ -74,13 +74,30 @@ enum pyleak_count_flags {
 	PYLEAK_COUNT_META = 2, /* instances are types themselves */
 };
 
-/* One watched process. The daemon writes what stands above the line before it attaches and the
- * arming block before it sets `armed`; the programs write the rest. */
+enum pyleak_census_status {
+	PYLEAK_CENSUS_OK,
+	PYLEAK_CENSUS_TOO_LARGE, /* budget used up */
+	PYLEAK_CENSUS_FAULT,	 /* a node could not be read */
+	PYLEAK_CENSUS_LINK,	 /* a back link did not lead where the walk came from */
+	PYLEAK_CENSUS_FULL,	 /* no room for a type's counters */
+};
+
+struct pyleak_census {
+	__u32 number; /* as armed; stored last, the rest is valid once it is there */
+	__u32 epoch;
+	__u32 status;
+	__u32 pad;
+	__u64 start_ns, end_ns; /* CLOCK_MONOTONIC */
+	__u64 objects;
+};
+
+/* One watched process. The daemon writes what stands above the line before it enables the slot and
+ * the budget before it sets `armed`; the programs write the rest. */
 struct pyleak_target {
 	/* Whom to count: tgid as the target's own pid namespace numbers it. That namespace is named
 	 * by device and inode of /proc/PID/ns/pid, so it is right wherever the daemon itself is. */
 	__u64 pidns_dev, pidns_ino;
-	__u32 tgid; /* 0: the slot is free */
+	__u32 tgid; /* 0: nothing is counted in this slot */
 	__u32 pad;
 	__u64 head[4]; /* rings in the order of the walk: permanent, old, middle, young; 0: none */
 	__u64 collecting; /* address of the int that is not 0 while the collector runs */
@@ -91,47 +108,27 @@ struct pyleak_target {
 	__u64 hits, hits_stepped;
 	__u64 dropped; /* hits not counted: table full, or the type could not be read */
 	__u64 lost;    /* dead classes that could not be told because the ring buffer was full */
-	__u64 pad2[2]; /* two cache lines: neighbours in the array run on other CPUs */
+	struct pyleak_census census; /* the last one */
+	__u64 pad2[5]; /* whole cache lines: neighbours in the array run on other CPUs */
 };
 
 enum pyleak_event_kind {
-	PYLEAK_EVENT_CENSUS = 1,
-	PYLEAK_EVENT_GONE, /* a class has died; its entry has been removed */
-};
-
-enum pyleak_census_status {
-	PYLEAK_CENSUS_OK,
-	PYLEAK_CENSUS_TOO_LARGE, /* budget used up */
-	PYLEAK_CENSUS_FAULT,	 /* a node could not be read */
-	PYLEAK_CENSUS_LINK,	 /* a back link did not lead where the walk came from */
-	PYLEAK_CENSUS_FULL,	 /* no room for a type's counters */
-};
-
-struct pyleak_census {
-	__u32 number; /* as armed */
-	__u32 epoch;
-	__u32 status;
-	__u32 pad;
-	__u64 start_ns, end_ns; /* CLOCK_MONOTONIC */
-	__u64 objects;
-};
-
-struct pyleak_gone {
-	__u64 type;
-	struct pyleak_count count;
+	PYLEAK_EVENT_CENSUS = 1, /* one has ended, see the slot's `census` */
+	PYLEAK_EVENT_GONE,	 /* a class has died; its entry has been removed */
 };
 
 struct pyleak_event {
 	__u32 kind;
 	__u32 slot;
-	union {
-		struct pyleak_census census;
-		struct pyleak_gone gone;
-	};
+	/* of a class that died: */
+	__u64 type;
+	struct pyleak_count count;
+	__u32 epoch; /* the target's at its death */
+	__u32 pad;
 };
 
 _Static_assert(sizeof(struct pyleak_count) == 64, "kernel and daemon must agree");
-_Static_assert(sizeof(struct pyleak_target) == 128, "kernel and daemon must agree");
-_Static_assert(sizeof(struct pyleak_event) == 80, "kernel and daemon must agree");
+_Static_assert(sizeof(struct pyleak_target) == 192, "kernel and daemon must agree");
+_Static_assert(sizeof(struct pyleak_event) == 88, "kernel and daemon must agree");
 
 #endif
