@@ -140,7 +140,7 @@ struct named {
 	int64_t level, bound;           /* TRACK_UNKNOWN, -1 */
 	int64_t tracked, tracked_bound; /* TRACK_UNKNOWN, -1: no census yet */
 	uint64_t births, deaths;
-	uint64_t prev_births, prev_deaths;
+	double birth_rate, death_rate;
 	enum track_quality quality, rates_quality;
 	const struct target_type *first;
 	bool grows;
@@ -203,8 +203,8 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 				.tracked_bound = tracked == TRACK_UNKNOWN ? -1 : 0,
 				.births = ty->births,
 				.deaths = ty->deaths,
-				.prev_births = ty->prev_births,
-				.prev_deaths = ty->prev_deaths,
+				.birth_rate = ty->birth_rate,
+				.death_rate = ty->death_rate,
 				.quality = target_type_quality(t, ty),
 				.rates_quality = target_type_rates_quality(t, ty),
 				.first = ty,
@@ -219,8 +219,8 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 		e->tracked = add_level(e->tracked, tracked);
 		e->births += ty->births;
 		e->deaths += ty->deaths;
-		e->prev_births += ty->prev_births;
-		e->prev_deaths += ty->prev_deaths;
+		e->birth_rate += ty->birth_rate;
+		e->death_rate += ty->death_rate;
 		e->quality = MAX(e->quality, target_type_quality(t, ty));
 		e->rates_quality = MAX(e->rates_quality, target_type_rates_quality(t, ty));
 		if (grows) {
@@ -436,7 +436,6 @@ static int by_level(const void *a, const void *b)
 
 static void reply_top(struct ask *a, struct target *t, bool fresh)
 {
-	double secs = watch_get_options(a->w)->config->growth_interval_ns / 1e9;
 	int64_t n = arg_int(a, "n", TOP_DEFAULT);
 	_cleanup_free_ struct named *v = NULL;
 	json_t *list = json_array();
@@ -461,9 +460,8 @@ static void reply_top(struct ask *a, struct target *t, bool fresh)
 				json_level(e->tracked), "tracked_bound",
 				json_bound(e->tracked_bound), "quality",
 				track_quality_name(e->quality), "allocs", (json_int_t)e->births,
-				"frees", (json_int_t)e->deaths, "alloc_rate",
-				(double)(e->births - e->prev_births) / secs, "free_rate",
-				(double)(e->deaths - e->prev_deaths) / secs, "rates_quality",
+				"frees", (json_int_t)e->deaths, "alloc_rate", e->birth_rate,
+				"free_rate", e->death_rate, "rates_quality",
 				track_quality_name(e->rates_quality), "observed_share", 1.0,
 				"types", e->types));
 	}

@@ -33,7 +33,7 @@ struct target {
 	struct target_type **types; /* live ones, in no special order */
 	size_t n_types, cap_types;
 	struct u64map by_addr; /* type address -> struct target_type */
-	uint64_t serial, dropped_types;
+	uint64_t serial, dropped_types, censuses;
 
 	struct target_census census;
 	bool armed;       /* a census is on its way */
@@ -193,23 +193,39 @@ static bool lawful(const struct target_type *ty)
 	return !ty->bound && ty->lawful_births >= LAW_MIN && ty->lawful_deaths >= LAW_MIN;
 }
 
-static void check_law(struct target_type *ty, const struct census_type *c, bool first)
+static void check_law(struct target_type *ty, uint64_t live, uint64_t births, uint64_t deaths)
 {
-	int64_t expected, miss;
+	int64_t expected =
+		(int64_t)(ty->live + (births - ty->census_births) - (deaths - ty->census_deaths));
+	int64_t miss = llabs((int64_t)live - expected);
 
-	if (first)
-		return;
-	expected = (int64_t)(ty->live + (c->births - ty->census_births) -
-			     (c->deaths - ty->census_deaths));
-	miss = llabs((int64_t)c->live - expected);
 	if (miss) {
 		ty->lawful_births = ty->lawful_deaths = 0;
 		ty->bound = MAX(ty->bound, (uint64_t)miss);
 	} else {
-		ty->lawful_births += c->births - ty->census_births;
-		ty->lawful_deaths += c->deaths - ty->census_deaths;
+		ty->lawful_births += births - ty->census_births;
+		ty->lawful_deaths += deaths - ty->census_deaths;
 		ty->bound /= 2;
 	}
+}
+
+/* What a census says of a type; the law is checked from the second census on. */
+static void type_census(struct target_type *ty, uint64_t live, uint64_t births, uint64_t deaths)
+{
+	if (ty->census) {
+		check_law(ty, live, births, deaths);
+		ty->step = MAX((uint64_t)llabs((int64_t)(live - ty->live)), ty->step / 2);
+	}
+	ty->census = true;
+	ty->live = live;
+	ty->census_births = births;
+	ty->census_deaths = deaths;
+}
+
+/* Hits on one side only, and the census disagrees: this build inlines the other side away. */
+static bool one_sided(const struct target_type *ty)
+{
+	return ty->bound && (!ty->births != !ty->deaths);
 }
 
 int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound)
@@ -217,16 +233,19 @@ int64_t target_type_level(const struct target *t, const struct target_type *ty, 
 	int64_t bound = -1, level = TRACK_UNKNOWN;
 
 	if (ty->census && always_tracked(ty)) {
-		level = (int64_t)ty->live + (int64_t)(ty->births - ty->census_births) -
-			(int64_t)(ty->deaths - ty->census_deaths);
-		if (level < 0)
-			level = 0;
-		if (lawful(ty) ||
-			(ty->births == ty->census_births && ty->deaths == ty->census_deaths &&
-				t->sampled_ms == t->census.at_ms))
-			bound = 0;
-		else
+		uint64_t births = ty->births - ty->census_births;
+		uint64_t deaths = ty->deaths - ty->census_deaths;
+
+		level = (int64_t)ty->live;
+		if (one_sided(ty)) {
+			bound = (int64_t)ty->step;
+		} else {
+			level = MAX(level + (int64_t)(births - deaths), (int64_t)0);
 			bound = (int64_t)ty->bound;
+		}
+		/* The sample is that census itself and nothing was counted since. */
+		if (t->sampled_ms == t->census.at_ms && !births && !deaths)
+			bound = 0;
 	}
 	if (ret_bound)
 		*ret_bound = bound;
@@ -244,7 +263,7 @@ enum track_quality target_type_quality(const struct target *t, const struct targ
 
 enum track_quality target_type_rates_quality(const struct target *t, const struct target_type *ty)
 {
-	if (!ty->births && !ty->deaths)
+	if ((!ty->births && !ty->deaths) || one_sided(ty))
 		return TRACK_BLIND;
 	return lawful(ty) && !t->totals.dropped ? TRACK_EXACT : TRACK_ESTIMATE;
 }
@@ -286,6 +305,8 @@ static void measure_cost(struct target *t)
 /* Puts what is known now into the series. */
 static void take_sample(struct target *t, int64_t at_ms)
 {
+	double secs = t->sampled_ms ? (double)(at_ms - t->sampled_ms) / 1000 : 0;
+
 	for (size_t i = 0; i < t->n_types; i++) {
 		struct target_type *ty = t->types[i];
 		struct track_point p = {
@@ -294,6 +315,12 @@ static void take_sample(struct target *t, int64_t at_ms)
 			.deaths = ty->deaths,
 		};
 
+		if (secs > 0) {
+			ty->birth_rate = (double)(ty->births - ty->prev_births) / secs;
+			ty->death_rate = (double)(ty->deaths - ty->prev_deaths) / secs;
+		}
+		ty->prev_births = ty->births;
+		ty->prev_deaths = ty->deaths;
 		if (!ty->track)
 			continue;
 		p.count = target_type_level(t, ty, NULL);
@@ -305,10 +332,6 @@ static void take_sample(struct target *t, int64_t at_ms)
 	measure_cost(t);
 	if (t->o.on_sample)
 		t->o.on_sample(t, t->o.userdata);
-	for (size_t i = 0; i < t->n_types; i++) {
-		t->types[i]->prev_births = t->types[i]->births;
-		t->types[i]->prev_deaths = t->types[i]->deaths;
-	}
 }
 
 static void end_sample(struct target *t)
@@ -361,21 +384,10 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 		answer_waiters(t, false);
 		return;
 	}
-	for (size_t i = 0; i < t->n_types; i++) {
-		struct target_type *ty = t->types[i];
-
-		/* Not in this census: none is alive. Its counters at that instant are not told; for
-		 * the level what they are now stands in, so the law is not checked. */
-		if (ty->census) {
-			ty->live = 0;
-			ty->census_births = ty->births;
-			ty->census_deaths = ty->deaths;
-		}
-	}
+	t->censuses++;
 	for (size_t i = 0; i < r->n_types; i++) {
 		const struct census_type *k = &r->types[i];
 		struct target_type *ty = type_find(t, k->type);
-		bool first;
 
 		if (!ty)
 			ty = type_new(t, k->type);
@@ -383,12 +395,16 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 			continue;
 		if (!ty->named)
 			type_name(t, ty);
-		first = !ty->census;
-		check_law(ty, k, first);
-		ty->census = true;
-		ty->live = k->live;
-		ty->census_births = k->births;
-		ty->census_deaths = k->deaths;
+		type_census(ty, k->live, k->births, k->deaths);
+		ty->census_serial = t->censuses;
+	}
+	/* Not in this census: none was alive then. Its counters at that instant are not told, what
+	 * they are now stands in: it is the same unless some were born since. */
+	for (size_t i = 0; i < t->n_types; i++) {
+		struct target_type *ty = t->types[i];
+
+		if (ty->census && ty->census_serial != t->censuses)
+			type_census(ty, 0, ty->births, ty->deaths);
 	}
 	t->retry_delay_ms = 0;
 	c->state = TARGET_CENSUS_OK;

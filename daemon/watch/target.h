@@ -32,10 +32,12 @@ struct target_type {
 	struct python_type info;
 	struct track_type *track;
 
-	uint64_t births, deaths;           /* now */
-	uint64_t prev_births, prev_deaths; /* one sample ago, for rates */
+	uint64_t births, deaths;           /* counted since attach, as last read */
+	uint64_t prev_births, prev_deaths; /* one sample ago */
+	double birth_rate, death_rate;     /* a second, over the last sample's interval */
 
-	bool census;                           /* the last census speaks of it */
+	bool census;                           /* a census has spoken of it */
+	uint64_t census_serial;                /* the last one that found any alive */
 	uint64_t live;                         /* tracked objects then */
 	uint64_t census_births, census_deaths; /* counters at that instant */
 
@@ -43,6 +45,7 @@ struct target_type {
 	 * See target_type_quality(). */
 	uint64_t lawful_births, lawful_deaths; /* since the law was last broken */
 	uint64_t bound; /* largest miss of late, halved with every lawful census */
+	uint64_t step;  /* largest change of late from one census to the next, likewise */
 };
 
 enum target_census_state {
