@@ -34,31 +34,63 @@ const struct series_point *series_last(const struct series *s)
 	return s->n ? &s->points[s->n - 1] : NULL;
 }
 
-/* Drops the odd ones of the older half. Index 0, the first point of all, always stays. */
+struct thin_candidate {
+	double spacing; /* how far its neighbours would be apart, as a share of its age */
+	uint32_t i;
+};
+
+static int cmp_candidate(const void *a, const void *b)
+{
+	const struct thin_candidate *x = a, *y = b;
+
+	return x->spacing != y->spacing ? (x->spacing > y->spacing) - (x->spacing < y->spacing)
+					: (x->i > y->i) - (x->i < y->i);
+}
+
+/* Drops an eighth of the points, all out of the older half and no two neighbours: those that stand
+ * densest for their age. What is left is spaced in proportion to its age (with 256 points: two per
+ * cent of it a fortnight back), and the first point always stays. */
 static void thin(struct series *s)
 {
-	uint32_t half = s->n / 2, out = 0;
-	uint32_t epoch = s->epoch < half ? (s->epoch + 1) / 2 : s->epoch - half / 2;
+	struct thin_candidate candidates[TRACK_POINTS / 2];
+	bool drop[TRACK_POINTS / 2 + 1] = {false};
+	uint32_t half = s->n / 2, want = MAX(s->n / 8, 1), n = 0, out = 0, epoch = s->epoch;
+	int64_t now = s->points[s->n - 1].p.at_ms;
 
-	for (uint32_t i = 0; i < half; i++) {
+	for (uint32_t i = 1; i < half; i++) {
+		const struct series_point *p = &s->points[i];
+		double apart = (double)(p[1].p.at_ms - p[-1].p.at_ms);
+
+		if (i != s->epoch)
+			candidates[n++] = (struct thin_candidate){
+				apart / ((double)(now - p->p.at_ms) + 1), i};
+	}
+	qsort(candidates, n, sizeof(*candidates), cmp_candidate);
+	for (uint32_t k = 0; k < n && want; k++) {
+		uint32_t i = candidates[k].i;
+
+		if (drop[i - 1] || drop[i + 1])
+			continue;
+		drop[i] = true;
+		want--;
+	}
+	for (uint32_t i = 0; i < s->n; i++) {
 		struct series_point *p = &s->points[i], *kept, *next;
 
-		if (!(i & 1)) {
+		if (i >= half || !drop[i]) {
 			s->points[out++] = *p;
 			continue;
 		}
 		kept = &s->points[out - 1];
 		next = &s->points[i + 1];
-		if (i != s->epoch) { /* another frame's extremes mean nothing here */
-			kept->low = MIN(kept->low, p->low);
-			kept->peak = MAX(kept->peak, p->peak);
-		}
+		kept->low = MIN(kept->low, p->low);
+		kept->peak = MAX(kept->peak, p->peak);
 		next->flags |= p->flags & SERIES_GAP;
 		if (!(p->flags & SERIES_FLAT))
 			next->flags &= ~SERIES_FLAT;
+		epoch -= i < s->epoch;
 	}
-	memmove(&s->points[out], &s->points[half], (s->n - half) * sizeof(*s->points));
-	s->n -= half - out;
+	s->n = out;
 	s->epoch = epoch;
 }
 
@@ -139,7 +171,7 @@ int series_add(struct series *s, const struct track_point *p, uint64_t interval_
 		new.flags |= SERIES_GAP;
 	equal = last && !brk && last->p.count == p->count && last->p.births == p->births &&
 		last->p.deaths == p->deaths;
-	if (equal && !(new.flags & SERIES_GAP)) {
+	if (equal && !(new.flags &SERIES_GAP)) {
 		if (last->p.at_ms == new.p.at_ms)
 			return 0;
 		if (last->flags & SERIES_FLAT) {

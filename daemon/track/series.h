@@ -2,8 +2,9 @@
 /*
  * The series of one type: at most TRACK_POINTS points for any length of time. Runs of equal
  * samples take two points (most types stand still, and 2 000 types of 512 points would be 64 MB a
- * target); when full, every second point of the older half goes, and the one before it takes over
- * its extremes, so that neither a peak nor a floor is forgotten.
+ * target). When full, the older half is thinned to a spacing that grows with age, and the point
+ * before one that goes takes over its extremes: neither a peak nor a floor is forgotten. (Dropping
+ * every second one looks the same and is not: the points of yesterday are gone by today.)
  *
  * Levels are put into one frame: a count where it is known, else the last known count plus births
  * minus deaths since, else (nothing was ever known) births minus deaths alone. When the first
@@ -20,7 +21,7 @@
 
 /* Levels and times beyond these are clamped: no sum of a few of them overflows. */
 #define SERIES_LEVEL_MAX (INT64_C(1) << 60)
-#define SERIES_TIME_MAX	 (INT64_C(1) << 53)
+#define SERIES_TIME_MAX  (INT64_C(1) << 53)
 
 enum {
 	SERIES_FLAT = 1 << 0, /* every sample since the point before was equal to this one */
@@ -29,7 +30,7 @@ enum {
 
 struct series_point {
 	struct track_point p;
-	int64_t level;	   /* in the frame of the epoch */
+	int64_t level;     /* in the frame of the epoch */
 	int64_t low, peak; /* of this point and of those thinned away behind it */
 	uint32_t flags;
 };
@@ -38,8 +39,8 @@ struct series {
 	struct series_point *points; /* oldest first */
 	uint32_t n, cap;
 	uint32_t epoch; /* index of the first point whose level can be compared with the last */
-	int64_t net;	/* births - deaths, going on over restarts of the counters */
-	int64_t base;	/* level - net */
+	int64_t net;    /* births - deaths, going on over restarts of the counters */
+	int64_t base;   /* level - net */
 	bool base_known;
 	uint32_t frame; /* changes whenever levels kept elsewhere no longer compare */
 };

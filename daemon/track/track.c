@@ -10,7 +10,7 @@
 #include "daemon/util/macros.h"
 #include "daemon/util/u64map.h"
 
-#define NAME_MAX_BYTES	   255
+#define NAME_MAX_BYTES     255
 #define HISTORY_POINTS_MAX 65536 /* of one answer, runs of equal samples written out */
 
 struct track_type {
@@ -186,7 +186,7 @@ bool track_type_growth(const struct track_type *ty, int64_t since_ms, struct tra
 	if (!last || s->n - s->epoch < 2)
 		return false;
 	for (uint32_t i = s->epoch; i < s->n; i++) {
-		int64_t point_at;
+		int64_t point_at, level;
 
 		p = &s->points[i];
 		point_at = p->p.at_ms;
@@ -196,8 +196,10 @@ bool track_type_growth(const struct track_type *ty, int64_t since_ms, struct tra
 				break;
 			point_at = since_ms;
 		}
-		if (i == s->epoch || p->peak >= peak) {
-			peak = p->peak;
+		/* A thinned point's peak lies anywhere up to the next one: not surely before `since`. */
+		level = i + 1 < s->n && p[1].p.at_ms <= since_ms ? p->peak : p->level;
+		if (i == s->epoch || level >= peak) {
+			peak = level;
 			at = point_at;
 		}
 	}
@@ -206,8 +208,9 @@ bool track_type_growth(const struct track_type *ty, int64_t since_ms, struct tra
 	ret->count = last->p.count;
 	ret->delta = last->level - peak;
 	ret->since_ms = at;
-	ret->rate_per_hour = last->p.at_ms > at ?
-		(double)ret->delta * 3600000.0 / (double)(last->p.at_ms - at) : 0;
+	ret->rate_per_hour = last->p.at_ms > at
+				     ? (double)ret->delta * 3600000.0 / (double)(last->p.at_ms - at)
+				     : 0;
 	return true;
 }
 
@@ -244,7 +247,8 @@ int track_type_history(const struct track_type *ty, int64_t since_ms, uint64_t s
 	const struct series *s = &ty->series;
 	struct history h = {.since_ms = since_ms, .step_ms = step_ms};
 	/* Equal samples came at this distance; only where they stand in the series was left out. */
-	int64_t every = (int64_t)MIN(MAX(ty->interval_ms, MAX(step_ms, 1)), (uint64_t)SERIES_TIME_MAX);
+	int64_t every =
+		(int64_t)MIN(MAX(ty->interval_ms, MAX(step_ms, 1)), (uint64_t)SERIES_TIME_MAX);
 	int r = 0;
 
 	/* From the newest back, so that the newest is always there. */

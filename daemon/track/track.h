@@ -15,14 +15,14 @@
 #include <stddef.h>
 #include <stdint.h>
 
-#define TRACK_UNKNOWN	INT64_MIN
-#define TRACK_POINTS	512 /* kept per type; when full, every second one of the older half goes */
+#define TRACK_UNKNOWN INT64_MIN
+#define TRACK_POINTS  512 /* kept per type; the newer half whole, the older thinner with age */
 
 struct track_config {
-	uint64_t interval_ms;	/* how often samples come */
-	uint64_t warmup_ms;	/* after the target's start: nothing is judged */
-	uint64_t window_ms;	/* growth must last this long to be a verdict */
-	uint64_t min_objects;	/* growth over the window below this: no verdict */
+	uint64_t interval_ms; /* how often samples come */
+	uint64_t warmup_ms;   /* after the target's start: nothing is judged */
+	uint64_t window_ms;   /* growth must last this long to be a verdict */
+	uint64_t min_objects; /* growth over the window below this: no verdict */
 };
 
 enum track_quality {
@@ -41,21 +41,21 @@ const char *track_verdict_name(enum track_verdict_kind k); /* "none", "watch", "
 
 struct track_point {
 	int64_t at_ms;
-	int64_t count;		 /* or TRACK_UNKNOWN */
+	int64_t count;           /* or TRACK_UNKNOWN */
 	uint64_t births, deaths; /* since attach */
 };
 
 struct track_verdict {
 	enum track_verdict_kind kind;
-	int64_t first_seen_ms;	 /* when it last left TRACK_NONE */
-	int64_t count;		 /* level at the last sample, or TRACK_UNKNOWN */
-	int64_t delta;		 /* growth over the window */
-	double rate_per_hour;	 /* robust slope; 0 where nothing moves */
-	double confidence;	 /* 0..1 */
-	char reason[256];	 /* one sentence a person believes */
+	int64_t first_seen_ms; /* when it last left TRACK_NONE */
+	int64_t count;         /* level at the last sample, or TRACK_UNKNOWN */
+	int64_t delta;         /* growth over the time that `reason` names: a window, or several */
+	double rate_per_hour;  /* robust slope; 0 where nothing moves */
+	double confidence;     /* 0..1 */
+	char reason[256];      /* one sentence a person believes */
 };
 
-struct track;	   /* one target */
+struct track;      /* one target */
 struct track_type; /* one type of it */
 
 int track_new(const struct track_config *c, int64_t target_start_ms, struct track **ret);
