@@ -20,11 +20,11 @@
 
 #define BLOCK        ((uint64_t)1 << 16)
 #define FILE_MAX     ((uint64_t)8 << 30)
-#define LOADED_MAX   ((uint64_t)512 << 20) /* a sparse file costs nobody but us */
+#define LOADED_MAX   ((uint64_t)128 << 20) /* a sparse file costs nobody but us */
 #define LOADS_MAX    64
 #define PHDRS_MAX    256
 #define SECTIONS_MAX 4096
-#define SYMBOLS_MAX  ((uint64_t)1 << 24)
+#define SYMBOLS_MAX  ((uint64_t)1 << 21)
 #define NOTES_MAX    256
 
 struct symtab {

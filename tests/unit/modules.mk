@@ -10,4 +10,3 @@ MODULES_test_elf_image := util python
 MODULES_test_mem := util python
 MODULES_test_proc := util python
 MODULES_test_layout := util python
-MODULES_test_python := util python
