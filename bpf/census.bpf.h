@@ -28,7 +28,7 @@ static __u32 walks;
 
 struct walk {
 	__u64 head, from, cur; /* ring, node before, node */
-	__u64 skip;	       /* node of the object whose death is the hit */
+	__u64 skip;            /* node of the object whose death is the hit */
 	__u64 objects;
 	__u64 deadline_ns;
 	__u32 status;

@@ -9,9 +9,9 @@
 #include "include/pyleak/counts.h"
 
 /* The only facts about CPython used here; all of them hold from 3.8 to 3.15. */
-#define OFF_OB_TYPE	     8
-#define OFF_TP_FLAGS	     168
-#define TPFLAGS_HAVE_GC	     (1UL << 14)
+#define OFF_OB_TYPE           8
+#define OFF_TP_FLAGS          168
+#define TPFLAGS_HAVE_GC       (1UL << 14)
 #define TPFLAGS_TYPE_SUBCLASS (1UL << 31)
 
 #define barrier() asm volatile("" ::: "memory")
@@ -187,10 +187,10 @@ static __always_inline void class_gone(
 		e->epoch = t->epoch;
 		e->pad = 0;
 		/* Programs that make classes by the thousand should not wake the daemon for each. */
-		bpf_ringbuf_submit(e,
-			bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > PYLEAK_RING_BYTES / 4
-				? BPF_RB_FORCE_WAKEUP
-				: BPF_RB_NO_WAKEUP);
+		bpf_ringbuf_submit(
+			e, bpf_ringbuf_query(&events, BPF_RB_AVAIL_DATA) > PYLEAK_RING_BYTES / 4
+				   ? BPF_RB_FORCE_WAKEUP
+				   : BPF_RB_NO_WAKEUP);
 	} else {
 		__sync_fetch_and_add(&t->lost, 1);
 	}

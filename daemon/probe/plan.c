@@ -57,8 +57,7 @@ static void walk_release(struct walk *w)
 
 static int walk_init(struct walk *w, const uint8_t *code, size_t n, uint64_t vaddr)
 {
-	*w = (struct walk){
-		.code = code, .left = n, .addr = vaddr, .holds = 1u << PYLEAK_RDI};
+	*w = (struct walk){.code = code, .left = n, .addr = vaddr, .holds = 1u << PYLEAK_RDI};
 	if (cs_open(CS_ARCH_X86, CS_MODE_64, &w->cs) != CS_ERR_OK)
 		return -ENOMEM;
 	cs_option(w->cs, CS_OPT_DETAIL, CS_OPT_ON);
@@ -135,13 +134,13 @@ static bool holds(const struct walk *w, x86_reg reg)
 static void walk_effect(struct walk *w)
 {
 	const uint32_t callee_saved = 1u << PYLEAK_RBX | 1u << PYLEAK_RBP | 1u << PYLEAK_R12 |
-		1u << PYLEAK_R13 | 1u << PYLEAK_R14 | 1u << PYLEAK_R15;
+				      1u << PYLEAK_R13 | 1u << PYLEAK_R14 | 1u << PYLEAK_R15;
 	const cs_x86 *x = &w->insn->detail->x86;
 	cs_regs read, written;
 	uint8_t n_read, n_written;
 	bool copies = w->insn->id == X86_INS_MOV && x->op_count == 2 &&
-		x->operands[0].type == X86_OP_REG && x->operands[0].size == 8 &&
-		x->operands[1].type == X86_OP_REG && holds(w, x->operands[1].reg);
+		      x->operands[0].type == X86_OP_REG && x->operands[0].size == 8 &&
+		      x->operands[1].type == X86_OP_REG && holds(w, x->operands[1].reg);
 	int r;
 
 	if (cs_insn_group(w->cs, w->insn, CS_GRP_CALL)) {
@@ -267,8 +266,7 @@ static void place_set(struct plan_place *p, uint32_t delta, uint32_t held, const
 	snprintf(p->insn, sizeof(p->insn), "%.15s", insn->mnemonic);
 }
 
-int plan_place(
-	const uint8_t *code, size_t n, size_t size, uint64_t vaddr, struct plan_place *ret)
+int plan_place(const uint8_t *code, size_t n, size_t size, uint64_t vaddr, struct plan_place *ret)
 {
 	struct plan_place entry, best;
 	struct walk w;
@@ -340,7 +338,8 @@ bool plan_is_allocator(const uint8_t *code, size_t n, uint64_t vaddr)
 				continue;
 			basicsize |= o->mem.disp == 0x20;
 			itemsize |= o->mem.disp == 0x28;
-			flags |= o->mem.disp >= 0xa8 && o->mem.disp < 0xb0; /* testb looks at a byte */
+			flags |= o->mem.disp >= 0xa8 &&
+				 o->mem.disp < 0xb0; /* testb looks at a byte */
 		}
 		if (cs_insn_group(w.cs, w.insn, CS_GRP_CALL) ||
 			cs_insn_group(w.cs, w.insn, CS_GRP_RET) || w.insn->id == X86_INS_JMP)
@@ -375,7 +374,7 @@ static size_t inner_functions(const struct elf_image *e, uint64_t vaddr, uint64_
 	walk_skip_endbr64(&w);
 	for (bool straight = true; n < max && walk_next(&w); walk_effect(&w)) {
 		bool leaves = branch_target(&w, &to) && (to < vaddr || to >= end) &&
-			w.holds & 1u << PYLEAK_RDI && elf_image_is_code(e, to);
+			      w.holds & 1u << PYLEAK_RDI && elf_image_is_code(e, to);
 
 		if (leaves && straight && w.insn->id == X86_INS_JMP) {
 			ret[n++] = to;
@@ -434,8 +433,8 @@ static int add_site(const struct elf_image *e, struct plan *p, const char *name,
 			(unsigned long long)vaddr);
 	r = elf_image_offset(e, vaddr + s->place.delta, &s->offset);
 	if (r)
-		return err_set(err, r, "%s at 0x%llx is not in the file", name,
-			(unsigned long long)vaddr);
+		return err_set(
+			err, r, "%s at 0x%llx is not in the file", name, (unsigned long long)vaddr);
 	p->n++;
 	return 0;
 }
@@ -483,11 +482,11 @@ char *plan_describe(const struct plan *p, char *buf, size_t n)
 			if (s->kind != (enum plan_kind)kind)
 				continue;
 			if (!seen++)
-				at += (size_t)snprintf(buf + at, n - at, "%s%zu %s site%s (", at ? ", " : "",
-					sites, what[kind], sites == 1 ? "" : "s");
+				at += (size_t)snprintf(buf + at, n - at, "%s%zu %s site%s (",
+					at ? ", " : "", sites, what[kind], sites == 1 ? "" : "s");
 			if (at < n)
-				at += (size_t)snprintf(buf + at, n - at, "%s+%u %s%s%s", s->function,
-					s->place.delta, s->place.insn,
+				at += (size_t)snprintf(buf + at, n - at, "%s+%u %s%s%s",
+					s->function, s->place.delta, s->place.insn,
 					s->place.stepped ? " single-stepped" : "",
 					seen == sites ? ")" : ", ");
 		}

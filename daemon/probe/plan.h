@@ -35,16 +35,16 @@ enum plan_kind {
 
 /* An instruction within a function. */
 struct plan_place {
-	uint32_t delta;	  /* bytes from the function's entry */
-	uint8_t reg;	  /* enum pyleak_reg: where the first argument is */
-	bool stepped;	  /* not emulated by the kernel */
-	char insn[16];	  /* "push", "jne", … */
+	uint32_t delta; /* bytes from the function's entry */
+	uint8_t reg;    /* enum pyleak_reg: where the first argument is */
+	bool stepped;   /* not emulated by the kernel */
+	char insn[16];  /* "push", "jne", … */
 };
 
 struct plan_site {
-	char function[64];  /* symbol, or "behind SYMBOL" for a local function */
-	uint64_t vaddr;	    /* of the function's entry */
-	uint64_t offset;    /* in the file, of the instruction */
+	char function[64]; /* symbol, or "behind SYMBOL" for a local function */
+	uint64_t vaddr;    /* of the function's entry */
+	uint64_t offset;   /* in the file, of the instruction */
 	enum plan_kind kind;
 	struct plan_place place;
 };
@@ -65,8 +65,7 @@ char *plan_describe(const struct plan *p, char *buf, size_t n);
 /* The place for a breakpoint in code (n bytes, the first size of which are the function; 0: not
  * known). Always finds one: the entry, stepped, if nothing better. -EINVAL: not even the first
  * instruction can be decoded; -ENOMEM. */
-int plan_place(
-	const uint8_t *code, size_t n, size_t size, uint64_t vaddr, struct plan_place *ret);
+int plan_place(const uint8_t *code, size_t n, size_t size, uint64_t vaddr, struct plan_place *ret);
 
 /* Whether it loads tp_basicsize, tp_itemsize and tp_flags through its first argument before it
  * calls anything or returns: an allocator. */

@@ -25,9 +25,9 @@
 #include "include/pyleak/counts.h"
 
 #define DEFAULT_TARGETS 64
-#define DEFAULT_TYPES	16384
-#define GONE_MAX	65536 /* dead classes kept between two reads */
-#define BATCH		1024
+#define DEFAULT_TYPES   16384
+#define GONE_MAX        65536 /* dead classes kept between two reads */
+#define BATCH           1024
 
 struct gone {
 	uint64_t type;
@@ -54,9 +54,9 @@ struct probe_target {
 
 	struct gone_list gone; /* not yet reported by probe_target_read() */
 
-	uint32_t armed;	 /* number of the census that is out, 0: none */
+	uint32_t armed;  /* number of the census that is out, 0: none */
 	uint32_t number; /* last one given */
-	bool ready;	 /* its result is here and waits for probe_dispatch(): */
+	bool ready;      /* its result is here and waits for probe_dispatch(): */
 	struct census_result result;
 	struct census_type *result_types;
 };
@@ -106,13 +106,14 @@ static int refused(struct err *err, const char *what)
 	perfmon = d[1].effective & 1u << (CAP_PERFMON - 32);
 	admin = d[0].effective & 1u << CAP_SYS_ADMIN;
 	if (!admin && (!bpf || !perfmon))
-		return err_set(err, -EPERM, "%s: not permitted, %s%s%s missing; run as root or grant %s",
-			what, bpf ? "" : "CAP_BPF", !bpf && !perfmon ? " and " : "",
-			perfmon ? "" : "CAP_PERFMON",
-			!bpf && !perfmon ? "both" : "it");
+		return err_set(err, -EPERM,
+			"%s: not permitted, %s%s%s missing; run as root or grant %s", what,
+			bpf ? "" : "CAP_BPF", !bpf && !perfmon ? " and " : "",
+			perfmon ? "" : "CAP_PERFMON", !bpf && !perfmon ? "both" : "it");
 	return err_set(err, -EPERM,
 		"%s: not permitted although the capabilities are there; a seccomp filter "
-		"(SystemCallFilter=bpf perf_event_open allows it), kernel lockdown or a security module "
+		"(SystemCallFilter=bpf perf_event_open allows it), kernel lockdown or a security "
+		"module "
 		"forbids it",
 		what);
 }
@@ -201,8 +202,8 @@ static int calibrate(struct probe *p, struct err *err)
 	static const uint64_t fake_type[32] = {[OFF_TP_FLAGS / 8] = TPFLAGS_HAVE_GC};
 	uint32_t slot = p->max_targets, tgid;
 	unsigned long offsets[2];
-	__u64 cookies[2] = {PYLEAK_COOKIE(slot, PYLEAK_RDI, false),
-		PYLEAK_COOKIE(slot, PYLEAK_RDI, true)};
+	__u64 cookies[2] = {
+		PYLEAK_COOKIE(slot, PYLEAK_RDI, false), PYLEAK_COOKIE(slot, PYLEAK_RDI, true)};
 	LIBBPF_OPTS(bpf_uprobe_multi_opts, o, .offsets = offsets, .cookies = cookies, .cnt = 2);
 	_cleanup_close_ int counts = -1;
 	struct bpf_link *link = NULL;
@@ -214,7 +215,8 @@ static int calibrate(struct probe *p, struct err *err)
 		return err_set(err, r, "cannot find own code to calibrate probes on");
 	r = slot_identity(p, slot, getpid(), &tgid);
 	if (r)
-		return err_set(err, r, "cannot read own %s/%d/status and ns/pid: %s; is /proc mounted?",
+		return err_set(err, r,
+			"cannot read own %s/%d/status and ns/pid: %s; is /proc mounted?",
 			proc_root(), getpid(), strerror(-r));
 	counts = slot_counts(p, slot, 16);
 	if (counts < 0) {
@@ -230,7 +232,8 @@ static int calibrate(struct probe *p, struct err *err)
 		else if (r == -EINVAL || r == -EOPNOTSUPP || r == -ENOSYS)
 			r = err_set(err, -EOPNOTSUPP,
 				"this kernel has no uprobe_multi links: Linux 6.6 or newer with "
-				"CONFIG_UPROBES, CONFIG_BPF_SYSCALL and CONFIG_BPF_EVENTS is needed");
+				"CONFIG_UPROBES, CONFIG_BPF_SYSCALL and CONFIG_BPF_EVENTS is "
+				"needed");
 		else
 			err_set(err, r, "attaching a uprobe_multi link to pyleakd itself: %s",
 				strerror(-r));
@@ -245,7 +248,8 @@ static int calibrate(struct probe *p, struct err *err)
 	}
 	if (slot_hits(p, slot) == before) {
 		r = err_set(err, -EOPNOTSUPP,
-			"this kernel filters uprobe_multi links by thread, which loses the other threads "
+			"this kernel filters uprobe_multi links by thread, which loses the other "
+			"threads "
 			"of a target: fixed in Linux 6.10 and its stable series 6.6 and 6.9");
 		goto out;
 	}
@@ -289,7 +293,8 @@ int probe_open(const struct probe_options *o, struct probe **ret, struct err *er
 	if (r == -EPERM || r == -EACCES)
 		return refused(err, "loading BPF programs");
 	if (r == -ENOSYS)
-		return err_set(err, -EOPNOTSUPP, "this kernel was built without CONFIG_BPF_SYSCALL");
+		return err_set(
+			err, -EOPNOTSUPP, "this kernel was built without CONFIG_BPF_SYSCALL");
 	if (r)
 		return err_set(err, r == -EINVAL ? -EOPNOTSUPP : r,
 			"loading BPF programs: %s (%s); LIBBPF_DEBUG=1 shows what the kernel says",
@@ -403,8 +408,9 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 	for (slot = 0; slot < p->max_targets && p->targets[slot]; slot++)
 		;
 	if (slot == p->max_targets)
-		return err_set(err, -EUSERS, "pid %d: %u processes are watched already, that is all",
-			py->id.pid, p->max_targets);
+		return err_set(err, -EUSERS,
+			"pid %d: %u processes are watched already, that is all", py->id.pid,
+			p->max_targets);
 	t = calloc(1, sizeof(*t));
 	if (!t)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -509,7 +515,8 @@ static int read_counts(const struct probe_target *t, struct entry **ret, size_t 
 			if (!keys || !values)
 				return -ENOMEM;
 		}
-		r = bpf_map_lookup_batch(t->counts, first ? NULL : &token, &token, keys, values, &got, &o);
+		r = bpf_map_lookup_batch(
+			t->counts, first ? NULL : &token, &token, keys, values, &got, &o);
 		if (r == -ENOSPC) { /* one bucket of the hash holds more than fit */
 			batch *= 4;
 			if (batch > (size_t)PYLEAK_MAX_TYPES * 4)
@@ -620,11 +627,10 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 		stepped = __atomic_load_n(&s->hits_stepped, __ATOMIC_RELAXED);
 		ret_totals->hits = slot_hits(t->probe, t->slot);
 		ret_totals->dropped = __atomic_load_n(&s->dropped, __ATOMIC_RELAXED) +
-			__atomic_load_n(&s->lost, __ATOMIC_RELAXED) + t->gone.dropped;
-		ret_totals->run_ns =
-			(ret_totals->hits > stepped ? ret_totals->hits - stepped : 0) *
-				t->probe->cost_ns +
-			stepped * t->probe->cost_stepped_ns;
+				      __atomic_load_n(&s->lost, __ATOMIC_RELAXED) + t->gone.dropped;
+		ret_totals->run_ns = (ret_totals->hits > stepped ? ret_totals->hits - stepped : 0) *
+					     t->probe->cost_ns +
+				     stepped * t->probe->cost_stepped_ns;
 	}
 	*ret = TAKE_PTR(out);
 	*ret_n = n_out;
@@ -710,15 +716,16 @@ static int census_finish(struct probe_target *t)
 	int r = 0;
 
 	t->result = (struct census_result){
-		.at_ms = now_realtime_ms() - (int64_t)((now_monotonic_ns() - c->start_ns) / 1000000),
+		.at_ms =
+			now_realtime_ms() - (int64_t)((now_monotonic_ns() - c->start_ns) / 1000000),
 		.pause_ns = c->end_ns - c->start_ns,
 		.objects = c->objects,
 	};
 	if (c->status == PYLEAK_CENSUS_OK)
 		r = census_collect(t, c->epoch);
 	else
-		t->result.status = c->status == PYLEAK_CENSUS_TOO_LARGE ? CENSUS_TOO_LARGE
-									: CENSUS_FAULT;
+		t->result.status =
+			c->status == PYLEAK_CENSUS_TOO_LARGE ? CENSUS_TOO_LARGE : CENSUS_FAULT;
 	if (r)
 		t->result.status = CENSUS_FAULT;
 	t->ready = true;

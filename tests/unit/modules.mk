@@ -10,3 +10,4 @@ MODULES_test_elf_image := util python
 MODULES_test_mem := util python
 MODULES_test_proc := util python
 MODULES_test_layout := util python
+MODULES_test_plan := util python probe

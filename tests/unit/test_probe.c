@@ -50,7 +50,8 @@ static const char script[] =
 	"    global r\n"
 	"    r += 1\n"
 	"    for i in range(30):\n"
-	"        User(i); Plain(); Slots(); Sub(i); MyList([i]); MyDict(a=[i]); MySet([i]); MyInt(i)\n"
+	"        User(i); Plain(); Slots(); Sub(i); MyList([i]); MyDict(a=[i]); MySet([i]); "
+	"MyInt(i)\n"
 	"        Cycle(); Lazarus(); [[i]]; {i: [i]}; {1, i}\n"
 	"    try: raise Err('x')\n"
 	"    except Err: pass\n"
@@ -123,7 +124,8 @@ static void on_census(struct probe_target *t, const struct census_result *r, voi
 	assert_true(r->n_types <= ARRAY_SIZE(x->types));
 	x->answers++;
 	x->result = *r;
-	memcpy(x->types, r->types, r->n_types * sizeof(*r->types));
+	if (r->n_types)
+		memcpy(x->types, r->types, r->n_types * sizeof(*r->types));
 }
 
 static struct target *start(const char *python)
@@ -188,8 +190,8 @@ static size_t hear(struct target *x, struct truth *ret, size_t max)
 
 	while (fgets(line, sizeof(line), x->from) && line[0] != '.') {
 		assert_true(n < max);
-		assert_int_equal(sscanf(line, "%31s %" SCNu64 " %" SCNd64, ret[n].name, &ret[n].type,
-					 &ret[n].n),
+		assert_int_equal(sscanf(line, "%31s %" SCNu64 " %" SCNd64, ret[n].name,
+					 &ret[n].type, &ret[n].n),
 			3);
 		n++;
 	}
@@ -328,8 +330,8 @@ static void census(const char *python)
 				if (strcmp(a[i].name, quiet[k]))
 					continue;
 				if ((c ? (int64_t)c->live : 0) != a[i].n)
-					fail_msg("%s: %s: census %" PRIu64 ", truth %" PRId64, python,
-						a[i].name, c ? c->live : 0, a[i].n);
+					fail_msg("%s: %s: census %" PRIu64 ", truth %" PRId64,
+						python, a[i].name, c ? c->live : 0, a[i].n);
 			}
 	}
 	/* Under churn: the law. Plain has no moment in which it lives and is not tracked. */
@@ -345,8 +347,8 @@ static void census(const char *python)
 		c = find_census(x, a[1].type);
 		assert_non_null(c);
 		if (plain.type && (int64_t)(c->live - plain.live) !=
-				(int64_t)(c->births - c->deaths) -
-					(int64_t)(plain.births - plain.deaths))
+					  (int64_t)(c->births - c->deaths) -
+						  (int64_t)(plain.births - plain.deaths))
 			fail_msg("%s: live %" PRIu64 " to %" PRIu64 ", births %" PRIu64
 				 " to %" PRIu64 ", deaths %" PRIu64 " to %" PRIu64,
 				python, plain.live, c->live, plain.births, c->births, plain.deaths,
@@ -378,8 +380,8 @@ static void census_too_large(const char *python)
 	wait_census(x, 1);
 	assert_int_equal(x->result.status, CENSUS_TOO_LARGE);
 	assert_int_equal(x->result.n_types, 0);
-	print_message("  %s: gave up a budget of 1 ms after %.3f ms and %" PRIu64 " objects\n", python,
-		(double)x->result.pause_ns / 1e6, x->result.objects);
+	print_message("  %s: gave up a budget of 1 ms after %.3f ms and %" PRIu64 " objects\n",
+		python, (double)x->result.pause_ns / 1e6, x->result.objects);
 	/* And that leaves nothing behind that the next one would add up. */
 	ask(x, "tell", a, ARRAY_SIZE(a));
 	assert_int_equal(probe_census_arm(x->t, 10000000000), 0);
@@ -618,9 +620,9 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_two_targets),
 		cmocka_unit_test(test_dead_target),
 	};
-	const char *why = geteuid() ? "needs root" : access("/usr/bin/python3", X_OK)
-		? "needs /usr/bin/python3"
-		: NULL;
+	const char *why = geteuid()                          ? "needs root"
+			  : access("/usr/bin/python3", X_OK) ? "needs /usr/bin/python3"
+							     : NULL;
 	const char *ci = getenv("CI");
 
 	signal(SIGPIPE, SIG_IGN);
