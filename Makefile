@@ -59,7 +59,8 @@ LIBS_store   := -lsqlite3
 LIBS_serve   := -ljansson -lsystemd
 LIBS_watch   := -ljansson -lsystemd
 LIBS_dump    := -ljansson -lsystemd
-LIBS_graph   := -ljansson -lzstd -lcgraph -lgvc -lm
+LIBS_graph   := -ljansson -lzstd -lcgraph -lgvc -lseccomp -lm
+LIBS_ctl     := -ljansson -lm
 
 daemon_src = $(wildcard daemon/$(1)/*.c)
 obj = $(patsubst %.c,$(O)/obj/%.o,$(filter %.c,$(1))) $(patsubst %.S,$(O)/obj/%.o,$(filter %.S,$(1)))

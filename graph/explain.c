@@ -5,13 +5,13 @@
 
 #include "graph/text.h"
 
-#define EDGE_CHARS  60	/* of a key or an attribute's name */
+#define EDGE_CHARS  60 /* of a key or an attribute's name */
 #define LABEL_CHARS 80
 #define TYPE_CHARS  300 /* type names are answers: only absurd ones are shortened */
 #define ROOT_CHARS  200
 
 #define DEFAULT_SUSPECTS 3
-#define GLOB_MAX	 512
+#define GLOB_MAX         512
 
 /* ---- which types --------------------------------------------------------------------------- */
 
@@ -141,8 +141,8 @@ static char *list_types(const struct graph *g, const struct near *near, size_t n
 	return TAKE_PTR(text);
 }
 
-static int no_such_type(const struct graph *g, const struct census *c, const char *wanted,
-	struct err *err)
+static int no_such_type(
+	const struct graph *g, const struct census *c, const char *wanted, struct err *err)
 {
 	_cleanup_free_ struct near *near = malloc(MAX(g->s.n_types, 1u) * sizeof(*near));
 	_cleanup_free_ char *list = NULL;
@@ -167,8 +167,8 @@ static int no_such_type(const struct graph *g, const struct census *c, const cha
 	list = list_types(g, near, n, false);
 	if (!list)
 		return -ENOMEM;
-	return err_set(err, -ENOENT, "no objects of a type named '%.100s' in this dump; %s%s", wanted,
-		n ? "near it: " : "see `pyleakctl types` for those there are", list);
+	return err_set(err, -ENOENT, "no objects of a type named '%.100s' in this dump; %s%s",
+		wanted, n ? "near it: " : "see `pyleakctl types` for those there are", list);
 }
 
 static int add_suspect(uint32_t **suspects, size_t *n, uint32_t type)
@@ -217,7 +217,8 @@ static int resolve_type(const struct graph *g, const struct census *c, const cha
 		_cleanup_free_ char *list = list_types(g, found, n, true);
 
 		return list ? err_set(err, -ENOENT,
-				      "'%.100s' is the short name of %zu types: %s; give the whole name",
+				      "'%.100s' is the short name of %zu types: %s; give the whole "
+				      "name",
 				      wanted, n, list)
 			    : -ENOMEM;
 	}
@@ -241,8 +242,8 @@ static bool is_background(const char *type)
 {
 	static const char *const modules[] = {"_frozen_importlib", "_frozen_importlib_external",
 		"importlib", "abc", "_abc", "enum", "re", "_sre", "sre_parse", "sre_compile",
-		"sre_constants", "typing", "functools", "types", "weakref", "_weakrefset", "inspect",
-		"signal", "socket", "ssl", "os", "string", "logging", "dataclasses"};
+		"sre_constants", "typing", "functools", "types", "weakref", "_weakrefset",
+		"inspect", "signal", "socket", "ssl", "os", "string", "logging", "dataclasses"};
 
 	for (size_t i = 0; i < ARRAY_SIZE(modules); i++) {
 		size_t n = strlen(modules[i]);
@@ -253,8 +254,8 @@ static bool is_background(const char *type)
 	return false;
 }
 
-static int default_suspects(const struct graph *g, const struct census *c, uint32_t **suspects,
-	size_t *n_suspects)
+static int default_suspects(
+	const struct graph *g, const struct census *c, uint32_t **suspects, size_t *n_suspects)
 {
 	_cleanup_free_ struct near *own = malloc(MAX(g->s.n_types, 1u) * sizeof(*own));
 	size_t n = 0;
@@ -381,8 +382,8 @@ static char *label_text(const struct graph *g, const struct path_step *step, boo
 	return text_elide(text_short_type(type_name(g, step->type)), LABEL_CHARS);
 }
 
-static int fill_step(struct explain_step *out, const struct graph *g, const struct path_step *step,
-	bool last)
+static int fill_step(
+	struct explain_step *out, const struct graph *g, const struct path_step *step, bool last)
 {
 	*out = (struct explain_step){.nodes = step->nodes,
 		.addr = step->nodes == 1 ? g->s.nodes[step->node].addr : 0,
@@ -458,21 +459,20 @@ static char *sentence_of_c(const struct explanation *x, const struct explain_pat
 	ssize_t at = path->accumulation;
 
 	if (path->n_steps == 1)
-		return text_format("%s held by references that no Python object explains: %s", who,
-			holder);
+		return text_format(
+			"%s held by references that no Python object explains: %s", who, holder);
 	if (at == 0)
 		return text_format("%s held by one %s with a reference that no Python object "
 				   "explains (%s), as %s",
-			who, path->steps[0].type, x->partial ? "C code, or what could not be read"
-							     : "C code",
-			whole);
+			who, path->steps[0].type,
+			x->partial ? "C code, or what could not be read" : "C code", whole);
 	return text_format("%s held through objects of type %s, which have references that no "
 			   "Python object explains: %s; as %s",
 		who, path->steps[0].type, holder, whole);
 }
 
-static char *sentence_of_cycle(const struct explanation *x, const struct explain_path *path,
-	const char *who)
+static char *sentence_of_cycle(
+	const struct explanation *x, const struct explain_path *path, const char *who)
 {
 	if (x->partial && !path->is_cycle)
 		return text_format("%s held by nothing that was read: this dump is not whole", who);
@@ -524,8 +524,8 @@ static char *sentence(const struct explanation *x, const struct explain_suspect 
 	if (path->accumulation + 2 < (ssize_t)path->n_steps)
 		return text_format("%s held by %s, %s %s %s, as %s", who, base,
 			text_article(at->type), at->type, where, whole);
-	return text_format("%s held by %s, %s %s %s", who, base, text_article(at->type), at->type,
-		where);
+	return text_format(
+		"%s held by %s, %s %s %s", who, base, text_article(at->type), at->type, where);
 }
 
 /* ---- filling in ---------------------------------------------------------------------------- */
@@ -581,8 +581,8 @@ static int fill_path(struct explain_path *out, const struct explain_suspect *sus
 }
 
 static int fill_suspect(struct explain_suspect *out, const struct explanation *x,
-	const struct graph *g, const struct census *census, struct paths_ctx *ctx, uint32_t type, size_t max_paths,
-	struct err *err)
+	const struct graph *g, const struct census *census, struct paths_ctx *ctx, uint32_t type,
+	size_t max_paths, struct err *err)
 {
 	struct paths paths;
 	int rc = paths_find(&paths, ctx, type, max_paths, err);
@@ -677,8 +677,8 @@ int explain(struct explanation *x, const struct graph *g, const struct explain_o
 	size_t n_suspects = 0, max_paths;
 	int rc;
 
-	max_paths = o->max_paths ? MIN(o->max_paths, (size_t)EXPLAIN_PATHS_MAX)
-				 : EXPLAIN_PATHS_DEFAULT;
+	max_paths =
+		o->max_paths ? MIN(o->max_paths, (size_t)EXPLAIN_PATHS_MAX) : EXPLAIN_PATHS_DEFAULT;
 	new.objects = g->n_nodes;
 	new.edges = (uint64_t)g->n_edges + g->external_edges;
 	rc = take_census(&census, g);
@@ -699,7 +699,8 @@ int explain(struct explanation *x, const struct graph *g, const struct explain_o
 	}
 	for (size_t i = 0; i < n_suspects && rc == 0; i++) {
 		new.n_suspects = i + 1;
-		rc = fill_suspect(&new.suspects[i], &new, g, &census, ctx, suspects[i], max_paths, err);
+		rc = fill_suspect(
+			&new.suspects[i], &new, g, &census, ctx, suspects[i], max_paths, err);
 	}
 	if (rc == -ENOMEM)
 		return err_set(err, rc, "not enough memory to explain %u objects", g->n_nodes);
@@ -786,8 +787,8 @@ static json_t *path_json(const struct explain_path *path)
 	}
 	out = json_pack("{s:f, s:I, s:{s:s, s:s}, s:o, s:s, s:s, s:o}", "share", path->share,
 		"instances", (json_int_t)path->instances, "root", "kind",
-		explain_root_kind(path->root), "name", path->root_name, "steps", steps, "expression",
-		path->expression, "sentence", path->sentence, "accumulation",
+		explain_root_kind(path->root), "name", path->root_name, "steps", steps,
+		"expression", path->expression, "sentence", path->sentence, "accumulation",
 		path->accumulation >= 0 ? json_integer(path->accumulation) : json_null());
 	if (path->is_cycle)
 		json_object_set_new(out, "cycle", json_true());
@@ -831,8 +832,8 @@ json_t *explain_json(const struct explanation *x, const struct explain_document 
 	json_object_set_new(out, "comm", meta_string(doc->meta, "comm"));
 	json_object_set_new(out, "python", meta_string(doc->meta, "python"));
 	if (x->suspects_left_out)
-		json_object_set_new(out, "suspects_left_out",
-			json_integer((json_int_t)x->suspects_left_out));
+		json_object_set_new(
+			out, "suspects_left_out", json_integer((json_int_t)x->suspects_left_out));
 	if (doc->svg_reason)
 		json_object_set_new(out, "svg_reason", json_string(doc->svg_reason));
 	return out;

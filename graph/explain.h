@@ -22,7 +22,7 @@ struct explain_step {
 	char *label; /* what a person calls it: SESSIONS, handler, Session */
 	char *edge;  /* how the step before holds it: ['key'], .attr, [3], cell x, local x, or "" */
 	uint64_t nodes; /* objects of the path's instances in this place */
-	uint64_t addr;	/* of the only one, else 0 */
+	uint64_t addr;  /* of the only one, else 0 */
 	uint32_t shape; /* equal where two paths go through the same place; 0: private */
 	bool repeats;
 	bool gap; /* stands for steps that were cut out */
@@ -59,7 +59,7 @@ struct explanation {
 	struct explain_suspect *suspects;
 	size_t n_suspects;
 	uint64_t suspects_left_out; /* types that matched beyond EXPLAIN_SUSPECTS_MAX */
-	struct explain_type *top; /* the types with most objects */
+	struct explain_type *top;   /* the types with most objects */
 	size_t n_top;
 	uint64_t objects, edges, skipped, types;
 	bool partial; /* something of the heap was not read: what seems to hold nothing may hold it */
@@ -71,7 +71,7 @@ struct explain_options {
 	const char *const *types;
 	size_t n_types;
 	size_t max_paths; /* 0: EXPLAIN_PATHS_DEFAULT */
-	bool partial;	  /* the capture was cut short */
+	bool partial;     /* the capture was cut short */
 };
 
 /*
@@ -86,7 +86,7 @@ struct explain_document {
 	const json_t *meta; /* the snapshot's description, an object, or NULL */
 	const char *id, *trigger;
 	const char *snapshot, *dot, *svg, *json, *html; /* absolute paths */
-	const char *svg_reason;				/* why svg is NULL */
+	const char *svg_reason;                         /* why svg is NULL */
 };
 
 /* New reference, or NULL when out of memory. */

@@ -63,8 +63,11 @@ static int resolve(struct graph *g, struct u64map *map)
 			g->external_roots++;
 			continue;
 		}
-		g->roots[roots++] = (struct graph_root){.node = (uint32_t)*to, .kind = r->kind,
-			.name = r->name, .edge_kind = r->edge_kind, .edge_arg = r->edge_arg};
+		g->roots[roots++] = (struct graph_root){.node = (uint32_t)*to,
+			.kind = r->kind,
+			.name = r->name,
+			.edge_kind = r->edge_kind,
+			.edge_arg = r->edge_arg};
 	}
 	g->n_roots = roots;
 
@@ -104,7 +107,7 @@ static int name_types(struct graph *g)
 	return 0;
 }
 
-int graph_init(struct graph *g, struct snapshot *s, struct err *err)
+int graph_build(struct graph *g, struct snapshot *s, struct err *err)
 {
 	_cleanup_(u64map_release) struct u64map map = {0};
 	int rc;
@@ -144,8 +147,8 @@ int graph_index_referrers(struct graph *g, struct err *err)
 		free(g->in_first);
 		free(g->in);
 		g->in_first = g->in = NULL;
-		return err_set(err, -ENOMEM, "not enough memory for a graph of %u objects",
-			g->n_nodes);
+		return err_set(
+			err, -ENOMEM, "not enough memory for a graph of %u objects", g->n_nodes);
 	}
 	/* Counted two places up, so that filling moves each start to its right place. */
 	for (uint32_t e = 0; e < g->n_edges; e++)

@@ -45,8 +45,9 @@ struct graph {
 	uint64_t external_edges, external_roots, duplicate_nodes;
 };
 
-/* Takes *s over (it is empty afterwards, also on failure). -ENOMEM. */
-int graph_init(struct graph *g, struct snapshot *s, struct err *err);
+/* Takes *s over (it is empty afterwards, also on failure). -ENOMEM. (Not graph_init: libgvc has a
+ * function of that name and would call ours.) */
+int graph_build(struct graph *g, struct snapshot *s, struct err *err);
 int graph_index_referrers(struct graph *g, struct err *err);
 void graph_release(struct graph *g);
 

@@ -6,15 +6,15 @@
 /* A path that comes back to the same (how, type) within this many steps is a repetition: at once
  * if it is held by name (`.next`), in containers only the third time, so that a dict of dicts of
  * lists stays what it is. */
-#define REPEAT_WINDOW	  8
+#define REPEAT_WINDOW     8
 #define REPEAT_CONTAINERS 3
 
 /* A place whose attributes hold more objects of one type than this is used as a dict. */
 #define NAMES_MAX 64
 
-#define ANY_NAME     UINT32_MAX	    /* label_arg: any name */
-#define KIND_ROOT    0x100u	    /* label_kind of a root: | enum path_root */
-#define NO_TYPE	     UINT32_MAX
+#define ANY_NAME     UINT32_MAX /* label_arg: any name */
+#define KIND_ROOT    0x100u     /* label_kind of a root: | enum path_root */
+#define NO_TYPE      UINT32_MAX
 #define SHAPE_NONE   0u
 #define SHAPE_OTHER  1u
 #define SHAPE_MARKED UINT32_MAX
@@ -22,7 +22,7 @@
 struct shape {
 	uint32_t parent;
 	uint32_t kind, arg, type; /* how its objects are held, generalised, and their type */
-	uint32_t merged;	  /* not 0: the shape that has taken it over */
+	uint32_t merged;          /* not 0: the shape that has taken it over */
 	/* For arg == ANY_NAME: how many names so far, and the first of them; it is in use when
 	 * there are more than NAMES_MAX. For a named one: the next of them. */
 	uint32_t names, next_named;
@@ -61,8 +61,10 @@ static struct held how_held(const struct reach *r, uint32_t v)
 	if (via & REACH_SOURCE) {
 		const struct path_source *s = &r->sources[via & ~REACH_SOURCE];
 
-		return (struct held){.parent = GRAPH_NONE, .source = via & ~REACH_SOURCE,
-			.kind = s->edge_kind, .arg = s->edge_arg};
+		return (struct held){.parent = GRAPH_NONE,
+			.source = via & ~REACH_SOURCE,
+			.kind = s->edge_kind,
+			.arg = s->edge_arg};
 	}
 	h = (struct held){
 		.parent = g->edges[via].from, .kind = g->edges[via].kind, .arg = g->edges[via].arg};
@@ -126,8 +128,8 @@ static uint64_t hash(uint32_t parent, uint32_t kind, uint32_t arg, uint32_t type
 	return h ^ h >> 29;
 }
 
-static uint32_t *lookup(const struct paths_ctx *c, uint32_t parent, uint32_t kind, uint32_t arg,
-	uint32_t type)
+static uint32_t *lookup(
+	const struct paths_ctx *c, uint32_t parent, uint32_t kind, uint32_t arg, uint32_t type)
 {
 	uint32_t i = (uint32_t)hash(parent, kind, arg, type) & (c->table_size - 1);
 
@@ -242,7 +244,7 @@ static int shape_below(struct paths_ctx *c, uint32_t parent, uint32_t kind, uint
 	rc = shape_get(c, parent, kind, arg, type, &shape, &new);
 	if (rc < 0)
 		return rc;
-	if (new && any && shape != SHAPE_OTHER) {
+	if (new &&any && shape != SHAPE_OTHER) {
 		c->shapes[shape].next_named = c->shapes[any].next_named;
 		c->shapes[any].next_named = shape;
 		if (++c->shapes[any].names > NAMES_MAX) {
@@ -328,8 +330,8 @@ int paths_ctx_new(struct paths_ctx **ret, const struct reach *r, struct err *err
 	}
 	if (!c || !c->shapes || !c->table || !c->shape_of || !c->stamp) {
 		paths_ctx_free(c);
-		return err_set(err, -ENOMEM, "not enough memory to search %u objects",
-			r->g->n_nodes);
+		return err_set(
+			err, -ENOMEM, "not enough memory to search %u objects", r->g->n_nodes);
 	}
 	*ret = c;
 	return 0;
@@ -414,7 +416,8 @@ static int list_steps(const struct paths_ctx *c, struct path_group *group, uint3
 	return 0;
 }
 
-static void count_in(struct path_step *step, const struct graph *g, uint32_t v, const struct held *h)
+static void count_in(
+	struct path_step *step, const struct graph *g, uint32_t v, const struct held *h)
 {
 	if (!step->nodes++) {
 		step->node = v;
@@ -450,9 +453,8 @@ static void measure(struct paths_ctx *c, struct path_group *group, uint32_t type
 			c->stamp[v] = c->serial;
 			if (place[at]) {
 				count_in(&group->steps[place[at] - 1], g, v, &h);
-				above = h.parent == GRAPH_NONE
-						? SHAPE_NONE
-						: current(c, c->shape_of[h.parent]);
+				above = h.parent == GRAPH_NONE ? SHAPE_NONE
+							       : current(c, c->shape_of[h.parent]);
 				/* From a place that is not the one before: the path came round. */
 				if (above && above != current(c, c->shapes[at].parent))
 					group->steps[place[at] - 1].repeats = true;
@@ -463,8 +465,8 @@ static void measure(struct paths_ctx *c, struct path_group *group, uint32_t type
 }
 
 /* The same for what hangs on a cycle: the instances, and each one's holder. */
-static void measure_unreached(struct paths_ctx *c, struct path_group *group, uint32_t type,
-	uint32_t shape)
+static void measure_unreached(
+	struct paths_ctx *c, struct path_group *group, uint32_t type, uint32_t shape)
 {
 	const struct reach *r = c->r;
 	struct path_step *last = group->n_steps ? &group->steps[group->n_steps - 1] : NULL;
@@ -488,9 +490,9 @@ static void measure_unreached(struct paths_ctx *c, struct path_group *group, uin
 
 /* ---- cycles -------------------------------------------------------------------------------- */
 
-#define CYCLE_NODES_MAX	 4096
-#define CYCLE_EDGES_MAX	 (64u * CYCLE_NODES_MAX)
-#define CYCLE_STEPS_MAX	 12u
+#define CYCLE_NODES_MAX 4096
+#define CYCLE_EDGES_MAX (64u * CYCLE_NODES_MAX)
+#define CYCLE_STEPS_MAX 12u
 
 struct cycle_node {
 	uint32_t node, from; /* the latter a number in the queue */
@@ -546,8 +548,10 @@ static int show_cycle(struct paths_ctx *c, struct path_group *group, uint32_t in
 	steps = calloc(n + 1, sizeof(*steps));
 	if (!steps)
 		return -ENOMEM;
-	steps[k++] = (struct path_step){.type = type_of(g, instance), .kind = EDGE_PLAIN,
-		.node = instance, .nodes = group->instances};
+	steps[k++] = (struct path_step){.type = type_of(g, instance),
+		.kind = EDGE_PLAIN,
+		.node = instance,
+		.nodes = group->instances};
 	for (uint32_t i = 0; i < n; i++) {
 		const struct graph_edge *e = &g->edges[cycle[i]];
 		bool in_namespace = e->kind == EDGE_ATTR;
@@ -557,8 +561,12 @@ static int show_cycle(struct paths_ctx *c, struct path_group *group, uint32_t in
 		if ((e->kind == EDGE_KEY || e->kind == EDGE_ITEM) && i > 0 &&
 			g->edges[cycle[i - 1]].kind == EDGE_DICT)
 			in_namespace = true;
-		steps[k++] = (struct path_step){.type = type_of(g, e->to), .kind = e->kind,
-			.arg = e->arg, .node = e->to, .nodes = 1, .in_namespace = in_namespace};
+		steps[k++] = (struct path_step){.type = type_of(g, e->to),
+			.kind = e->kind,
+			.arg = e->arg,
+			.node = e->to,
+			.nodes = 1,
+			.in_namespace = in_namespace};
 	}
 	steps[k - 1].nodes = group->instances;
 	free(group->steps);
@@ -617,8 +625,8 @@ static int fill_group(struct paths_ctx *c, struct path_group *group, uint32_t ty
 	return 0;
 }
 
-int paths_find(struct paths *p, struct paths_ctx *c, uint32_t type, size_t max_groups,
-	struct err *err)
+int paths_find(
+	struct paths *p, struct paths_ctx *c, uint32_t type, size_t max_groups, struct err *err)
 {
 	const struct graph *g = c->r->g;
 	_cleanup_free_ struct tally *tallies = NULL;
@@ -643,7 +651,8 @@ int paths_find(struct paths *p, struct paths_ctx *c, uint32_t type, size_t max_g
 	p->other_groups = p->other_instances > 0;
 	for (uint32_t s = SHAPE_OTHER + 1; s < c->n_shapes; s++) {
 		if (tallies[s].instances)
-			tallies[n++] = (struct tally){.shape = s, .instances = tallies[s].instances};
+			tallies[n++] =
+				(struct tally){.shape = s, .instances = tallies[s].instances};
 	}
 	qsort(tallies, n, sizeof(*tallies), most_first);
 	used = MIN(n, max_groups);

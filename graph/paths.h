@@ -58,25 +58,25 @@ int reach_init(struct reach *r, const struct graph *g, struct err *err);
 void reach_release(struct reach *r);
 
 struct path_step {
-	uint32_t type;	       /* number in the snapshot's types */
-	uint32_t kind, arg;    /* enum snapshot_edge_kind and its arg, of one of the references */
-	uint32_t node;	       /* one of the objects in this place */
-	uint64_t nodes;	       /* how many objects of this group's paths are in this place */
-	uint32_t shape;	       /* the same in all groups of one analysis where the paths agree */
-	bool in_namespace;     /* held by name in a `__dict__`: show .name */
-	bool mixed;	       /* the args differ: show … */
-	bool names_differ;     /* of the objects in this place (node.name) */
-	bool repeats;	       /* the paths come back to this place any number of times */
+	uint32_t type;      /* number in the snapshot's types */
+	uint32_t kind, arg; /* enum snapshot_edge_kind and its arg, of one of the references */
+	uint32_t node;      /* one of the objects in this place */
+	uint64_t nodes;     /* how many objects of this group's paths are in this place */
+	uint32_t shape;     /* the same in all groups of one analysis where the paths agree */
+	bool in_namespace;  /* held by name in a `__dict__`: show .name */
+	bool mixed;         /* the args differ: show … */
+	bool names_differ;  /* of the objects in this place (node.name) */
+	bool repeats;       /* the paths come back to this place any number of times */
 };
 
 struct path_group {
 	enum path_root root;
-	uint32_t root_name;  /* string; 0 for PATH_C_REFERENCE and PATH_UNREACHABLE */
+	uint32_t root_name; /* string; 0 for PATH_C_REFERENCE and PATH_UNREACHABLE */
 	uint32_t root_shape;
 	uint64_t instances;
 	struct path_step *steps;
 	size_t n_steps, n_steps_whole; /* the latter before the middle of a long path was cut out */
-	size_t cut;		       /* steps[cut …] follow after the gap; 0: none */
+	size_t cut;                    /* steps[cut …] follow after the gap; 0: none */
 	/* The last place before the end where all paths of the group go through one object; -1 is
 	 * the root. */
 	ssize_t accumulation;
@@ -97,8 +97,8 @@ int paths_ctx_new(struct paths_ctx **ret, const struct reach *r, struct err *err
 struct paths_ctx *paths_ctx_free(struct paths_ctx *c);
 
 /* Groups for all instances of the types whose same_name is `type`. */
-int paths_find(struct paths *p, struct paths_ctx *c, uint32_t type, size_t max_groups,
-	struct err *err);
+int paths_find(
+	struct paths *p, struct paths_ctx *c, uint32_t type, size_t max_groups, struct err *err);
 void paths_release(struct paths *p);
 
 #define PATHS_STEPS_MAX 48 /* a longer path is shown without its middle */

@@ -27,7 +27,8 @@ static int telling(uint32_t kind)
 
 struct search {
 	struct reach *r;
-	uint32_t *queue; /* each node enters at most once; one that is in `done` already is passed by */
+	uint32_t *
+		queue; /* each node enters at most once; one that is in `done` already is passed by */
 	uint32_t head, tail;
 	uint8_t *done;
 };
@@ -189,8 +190,7 @@ static int take_c_references(struct reach *r, struct err *err)
 			explained[class]++;
 	}
 	for (uint32_t u = 0; u < g->n_nodes; u++) {
-		if (r->dist[u] == REACH_NONE &&
-			!(g->s.nodes[u].flags & SNAPSHOT_NODE_IMMORTAL) &&
+		if (r->dist[u] == REACH_NONE && !(g->s.nodes[u].flags & SNAPSHOT_NODE_IMMORTAL) &&
 			g->s.nodes[u].refcount > (int64_t)explained[u])
 			explained[n++] = u; /* n <= u: what is overwritten was read */
 	}

@@ -6,7 +6,7 @@
 
 #include "graph/text.h"
 
-#define FONT	   "Helvetica,Arial,sans-serif"
+#define FONT       "Helvetica,Arial,sans-serif"
 #define NAME_CHARS 44
 #define TYPE_CHARS 52
 #define EDGE_CHARS 36
@@ -19,8 +19,11 @@ enum role {
 	ROLE_C,
 	ROLE_STEP,
 	ROLE_SUSPECT,
+	ROLE_SUSPECT_FEW, /* a small part of them: not what the eye should go to */
 	ROLE_MORE,
 };
+
+#define FEW 0.1
 
 static const struct look {
 	const char *class, *fill, *border, *text;
@@ -31,6 +34,7 @@ static const struct look {
 	[ROLE_C] = {"c-reference", "#fbdcb4", "#c2680b", "#6f3a03"},
 	[ROLE_STEP] = {"step", "#ffffff", "#8a8580", "#2b2724"},
 	[ROLE_SUSPECT] = {"suspect", "#e5594b", "#a3261a", "#ffffff"},
+	[ROLE_SUSPECT_FEW] = {"suspect few", "#f6b8b0", "#c0392b", "#5c130b"},
 	[ROLE_MORE] = {"more", "#ffffff", "#c0392b", "#a3261a"},
 };
 
@@ -43,7 +47,7 @@ struct place {
 	const struct explain_path *path; /* the first through it */
 	const struct explain_suspect *suspect;
 	uint64_t instances; /* that hang below or are here */
-	uint64_t total;	    /* of the suspects of those: 100 % */
+	uint64_t total;     /* of the suspects of those: 100 % */
 	unsigned int depth; /* steps to the suspect, the least */
 	bool accumulates;
 	bool is_end;
@@ -51,7 +55,6 @@ struct place {
 
 struct picture {
 	Agraph_t *g;
-	GVC_t *gvc;
 	struct place *places;
 	size_t n_places;
 	bool failed; /* out of memory somewhere: every setter notes it, one place asks */
@@ -114,8 +117,8 @@ static struct place *place_get(struct picture *p, uint32_t shape, bool *ret_new)
 	if (p->n_places >= RENDER_NODES_MAX)
 		return NULL;
 	snprintf(name, sizeof(name), "n%zu", p->n_places);
-	p->places[p->n_places] = (struct place){
-		.shape = shape, .node = agnode(p->g, name, 1), .depth = UINT32_MAX};
+	p->places[p->n_places] =
+		(struct place){.shape = shape, .node = agnode(p->g, name, 1), .depth = UINT32_MAX};
 	if (!p->places[p->n_places].node) {
 		p->failed = true;
 		return NULL;
@@ -228,7 +231,7 @@ static void add_path(struct picture *p, const struct explanation *x,
 		if (!here)
 			return;
 		if (new) {
-			here->role = step->gap ? ROLE_MORE
+			here->role = step->gap                        ? ROLE_MORE
 				     : is_suspect_type(x, step->type) ? ROLE_SUSPECT
 								      : ROLE_STEP;
 			here->step = step;
@@ -352,7 +355,10 @@ static void label_step(FILE *f, const struct place *at)
 
 static void dress_node(struct picture *p, const struct place *at)
 {
-	const struct look *look = &looks[at->role];
+	const struct look *look =
+		&looks[at->role == ROLE_SUSPECT && share_of(at->instances, at->total) < FEW
+				? ROLE_SUSPECT_FEW
+				: at->role];
 	_cleanup_free_ char *label = NULL, *class = NULL;
 	char fill[8];
 	size_t size;
@@ -441,6 +447,7 @@ static char *title(const struct explanation *x, const char *caption)
 	if (!x->n_suspects)
 		fputs("<font point-size=\"18\"><b>no objects to explain</b></font><br/>", f);
 	if (caption) {
+		fputs("<font point-size=\"4\"> <br/></font>", f);
 		fputs("<font point-size=\"11\" color=\"#6b6661\">", f);
 		elided(f, caption, 160);
 		fputs("</font><br/>", f);
@@ -497,27 +504,60 @@ static int keep_error(char *message)
 	return 0;
 }
 
+static void picture_release(struct picture *p)
+{
+	if (p->g)
+		agclose(p->g);
+	free(p->places);
+}
+
 static int picture_init(struct picture *p, struct err *err)
 {
+	*p = (struct picture){0};
 	agseterrf(keep_error);
 	last_error[0] = 0;
 	p->g = agopen(graph_name, Agstrictdirected, NULL);
 	p->places = calloc(RENDER_NODES_MAX, sizeof(*p->places));
 	if (!p->g || !p->places)
 		return err_set(err, -ENOMEM, "not enough memory for the picture");
+	set_defaults(p);
 	return 0;
 }
 
-int picture_new(struct picture **ret, const struct explanation *x, const char *caption,
-	struct err *err)
+/* The roots in one column, the one with the largest share on top: a chain of unseen edges. */
+static void line_up_roots(struct picture *p)
 {
-	struct picture *p = calloc(1, sizeof(*p));
-	_cleanup_free_ char *label = title(x, caption);
+	static char name[] = "roots", line[] = "line";
+	Agraph_t *roots = agsubg(p->g, name, 1);
+	struct place *last = NULL;
 
-	if (!p || !label || picture_init(p, err) < 0)
-		goto fail;
-	set_defaults(p);
-	set_html(p, p->g, "label", label);
+	if (!roots) {
+		p->failed = true;
+		return;
+	}
+	set(p, roots, "rank", "same");
+	/* Places are in the order of the paths, those in the order of their shares. */
+	for (size_t i = 0; i < p->n_places; i++) {
+		struct place *here = &p->places[i];
+
+		if (here->step || here->role == ROLE_MORE)
+			continue;
+		agsubnode(roots, here->node, 1);
+		if (last) {
+			Agedge_t *e = agedge(roots, last->node, here->node, line, 1);
+
+			if (!e) {
+				p->failed = true;
+				return;
+			}
+			set(p, e, "style", "invis");
+		}
+		last = here;
+	}
+}
+
+static void compose(struct picture *p, const struct explanation *x)
+{
 	for (size_t i = 0; i < x->n_suspects; i++) {
 		const struct explain_suspect *s = &x->suspects[i];
 		uint64_t paths = s->other_paths, instances = s->other_instances;
@@ -536,76 +576,88 @@ int picture_new(struct picture **ret, const struct explanation *x, const char *c
 	for (size_t i = 0; i < p->n_places; i++)
 		dress_node(p, &p->places[i]);
 	dress_edges(p);
-	if (p->failed)
-		goto fail;
-	*ret = p;
-	return 0;
-fail:
-	picture_free(p);
-	return err_set(err, -ENOMEM, "not enough memory for the picture");
+	line_up_roots(p);
 }
 
-int picture_write_dot(struct picture *p, FILE *f, struct err *err)
+int render_dot(FILE *dot, const struct explanation *x, const char *caption, struct err *err)
 {
-	if (agwrite(p->g, f) != 0 || fflush(f) != 0)
+	_cleanup_free_ char *label = title(x, caption);
+	_cleanup_(picture_release) struct picture p;
+	int rc = picture_init(&p, err);
+
+	if (rc < 0)
+		return rc;
+	set_html(&p, p.g, "label", label);
+	compose(&p, x);
+	if (p.failed)
+		return err_set(err, -ENOMEM, "not enough memory for the picture");
+	if (agwrite(p.g, dot) != 0 || fflush(dot) != 0)
 		return err_set(err, -EIO, "cannot write the DOT file: %s", strerror(errno));
 	return 0;
 }
 
-int picture_write_svg(struct picture *p, FILE *f, struct err *err)
+/* One for the process: making it reads Graphviz's list of plugins and loads them, which a sandbox
+ * forbids the second time. It lives as long as the process. */
+static GVC_t *gvc;
+
+static int draw(Agraph_t *g, FILE *svg, struct err *err)
 {
 	int rc = -EIO;
 
-	p->gvc = gvContext();
-	if (!p->gvc || gvLayout(p->gvc, p->g, "dot") != 0)
-		return err_set(err, rc, "Graphviz cannot lay the picture out: %s",
+	if (!gvc)
+		gvc = gvContext();
+	if (!gvc)
+		return err_set(err, -ENOMEM, "not enough memory for Graphviz");
+	if (gvLayout(gvc, g, "dot") != 0) {
+		err_set(err, rc, "Graphviz cannot lay the picture out: %s",
 			*last_error ? last_error : "is libgvc's dot plugin installed?");
-	if (gvRender(p->gvc, p->g, "svg", f) != 0 || fflush(f) != 0)
-		err_set(err, rc, "Graphviz cannot draw the picture: %s",
-			*last_error ? last_error : "is libgvc's core plugin installed?");
-	else
-		rc = 0;
-	gvFreeLayout(p->gvc, p->g);
+	} else {
+		if (gvRender(gvc, g, "svg", svg) != 0 || fflush(svg) != 0)
+			err_set(err, rc, "Graphviz cannot draw the picture: %s",
+				*last_error ? last_error : "is libgvc's core plugin installed?");
+		else
+			rc = 0;
+		gvFreeLayout(gvc, g);
+	}
 	return rc;
 }
 
-struct picture *picture_free(struct picture *p)
+int render_svg(FILE *dot, FILE *svg, struct err *err)
 {
-	if (p) {
-		if (p->g)
-			agclose(p->g);
-		if (p->gvc)
-			gvFreeContext(p->gvc);
-		free(p->places);
-		free(p);
-	}
-	return NULL;
+	Agraph_t *g;
+	int rc;
+
+	agseterrf(keep_error);
+	last_error[0] = 0;
+	g = agread(dot, NULL);
+	if (!g)
+		return err_set(err, -EIO, "Graphviz cannot read the DOT file: %s",
+			*last_error ? last_error : "it is empty");
+	rc = draw(g, svg, err);
+	agclose(g);
+	return rc;
 }
 
 int render_warm_up(struct err *err)
 {
-	struct picture *p = calloc(1, sizeof(*p));
+	static char name[] = "n";
+	_cleanup_(picture_release) struct picture p;
 	_cleanup_free_ char *svg = NULL;
 	size_t size;
 	FILE *f = open_memstream(&svg, &size);
-	Agnode_t *n;
-	int rc = -ENOMEM;
+	Agnode_t *n = NULL;
+	int rc = picture_init(&p, err);
 
-	if (p && f)
-		rc = picture_init(p, err);
-	if (rc == 0) {
-		static char name[] = "n";
-
-		set_defaults(p);
-		n = agnode(p->g, name, 1);
-		if (n)
-			set_html(p, n, "label", "a<b>b</b><i>c</i><b><i>d</i></b>");
-		rc = n && !p->failed ? picture_write_svg(p, f, err) : -ENOMEM;
-	}
+	if (rc == 0)
+		n = agnode(p.g, name, 1);
+	if (n)
+		set_html(&p, n, "label", "a<b>b</b><i>c</i><b><i>d</i></b> × … →");
+	if (rc == 0)
+		rc = f && n && !p.failed ? draw(p.g, f, err)
+					 : err_set(err, -ENOMEM, "not enough memory for Graphviz");
 	if (f)
 		fclose(f);
 	if (rc == 0 && (!svg || !strstr(svg, "<svg")))
 		rc = err_set(err, -EIO, "Graphviz draws nothing: are libgvc's plugins installed?");
-	picture_free(p);
 	return rc;
 }

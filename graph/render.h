@@ -14,17 +14,16 @@
 
 #define RENDER_NODES_MAX 300 /* Graphviz's time grows faster than that; what is left out is said */
 
-struct picture;
+/* What DOT knows of it: nodes, edges, labels, colours, no positions. caption: a line below the title
+ * ("pid 4711 · …"), may be NULL. -ENOMEM or -EIO. */
+int render_dot(FILE *dot, const struct explanation *x, const char *caption, struct err *err);
+
+/* Lays out and draws what render_dot() wrote. Graphviz, its fonts and their threads are a lot of
+ * code: its own process is the place for this. -EIO. */
+int render_svg(FILE *dot, FILE *svg, struct err *err);
 
 /* Loads Graphviz's plugins and the fonts, by drawing something small: to be called before a
  * sandbox closes the file system. -EIO: Graphviz has no layout or SVG plugin. */
 int render_warm_up(struct err *err);
-
-/* caption: a line below the title ("pid 4711 · …"), may be NULL. -ENOMEM. */
-int picture_new(struct picture **ret, const struct explanation *x, const char *caption,
-	struct err *err);
-int picture_write_dot(struct picture *p, FILE *f, struct err *err);
-int picture_write_svg(struct picture *p, FILE *f, struct err *err);
-struct picture *picture_free(struct picture *p);
 
 #endif

@@ -7,7 +7,8 @@
 #include "graph/text.h"
 
 static const char style[] =
-	":root{color-scheme:light dark;--ground:#fbfaf8;--ink:#2b2724;--soft:#6b6661;--line:#e2ded9;"
+	":root{color-scheme:light "
+	"dark;--ground:#fbfaf8;--ink:#2b2724;--soft:#6b6661;--line:#e2ded9;"
 	"--card:#fff;--leak:#c0392b;--bar:#e9a79f}\n"
 	"@media(prefers-color-scheme:dark){:root{--ground:#191716;--ink:#ece8e4;--soft:#a49d96;"
 	"--line:#3a3532;--card:#221f1d;--leak:#ff8375;--bar:#7d342b}\n"
@@ -45,7 +46,8 @@ static const char style[] =
 	"font-variant-numeric:tabular-nums}"
 	"code{font:.88em/1.4 ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;"
 	"overflow-wrap:anywhere}"
-	".bar{display:block;height:.35rem;border-radius:2px;background:var(--bar);margin-top:.2rem}";
+	".bar{display:block;height:.35rem;border-radius:2px;background:var(--bar);margin-top:."
+	"2rem}";
 
 static const char *meta_text(const json_t *meta, const char *key)
 {
@@ -58,7 +60,8 @@ char *report_caption(const json_t *meta)
 {
 	const char *at = meta_text(meta, "at"), *comm = meta_text(meta, "comm");
 	const char *python = meta_text(meta, "python");
-	const json_t *pid = json_object_get(meta, "pid"), *pause = json_object_get(meta, "pause_us");
+	const json_t *pid = json_object_get(meta, "pid"),
+		     *pause = json_object_get(meta, "pause_us");
 	char *text = NULL;
 	size_t size;
 	FILE *f = open_memstream(&text, &size);
@@ -129,8 +132,8 @@ static void write_suspect(FILE *f, const struct explain_suspect *s)
 	fputs("<h2>What holds ", f);
 	text_html(f, s->type);
 	fprintf(f, "</h2>\n<p class=\"soft\">%s live %s, %s in themselves</p>\n",
-		text_number(n, sizeof(n), s->instances),
-		s->instances == 1 ? "object" : "objects", format_size(size, sizeof(size), s->bytes));
+		text_number(n, sizeof(n), s->instances), s->instances == 1 ? "object" : "objects",
+		format_size(size, sizeof(size), s->bytes));
 	if (!s->n_paths)
 		return;
 	fputs("<div class=\"scroll\"><table><tr><th class=\"n\">share</th><th class=\"n\">objects"

@@ -6,11 +6,11 @@
 
 #include "daemon/util/units.h"
 
-#define MEMORY_DEFAULT	 (16ull << 30)
+#define MEMORY_DEFAULT   (16ull << 30)
 #define HEADER_BYTES_MAX 4096u
 /* No object is larger: sums of sizes then cannot wrap before 2^16 such objects, and a wrapped sum
  * harms nothing. */
-#define NODE_BYTES_MAX	 (1ull << 47)
+#define NODE_BYTES_MAX (1ull << 47)
 
 struct reader {
 	int fd;
@@ -31,8 +31,8 @@ static void reader_release(struct reader *r)
 
 static int damaged(struct reader *r, const char *what)
 {
-	return err_set(r->err, -EBADMSG, "%s: damaged snapshot: %s; take the dump again", r->name,
-		what);
+	return err_set(
+		r->err, -EBADMSG, "%s: damaged snapshot: %s; take the dump again", r->name, what);
 }
 
 static int read_some(struct reader *r, void *to, size_t max, size_t *ret_n)
@@ -252,8 +252,8 @@ static int load_array(struct reader *r, uint64_t bytes, size_t size, uint64_t ma
 
 static int load_types(struct reader *r, struct snapshot *s, uint64_t bytes)
 {
-	int rc = load_array(r, bytes, sizeof(*s->types), SNAPSHOT_MAX_TYPES, &s->types, &s->n_types,
-		"types");
+	int rc = load_array(
+		r, bytes, sizeof(*s->types), SNAPSHOT_MAX_TYPES, &s->types, &s->n_types, "types");
 
 	if (rc < 0)
 		return rc;
@@ -264,8 +264,8 @@ static int load_types(struct reader *r, struct snapshot *s, uint64_t bytes)
 	return 0;
 }
 
-static int load_nodes(struct reader *r, struct snapshot *s, uint64_t bytes, uint64_t nodes,
-	uint64_t edges)
+static int load_nodes(
+	struct reader *r, struct snapshot *s, uint64_t bytes, uint64_t nodes, uint64_t edges)
 {
 	uint64_t sum = 0;
 	int rc;
@@ -327,8 +327,8 @@ static int load_edges(struct reader *r, struct snapshot *s, uint64_t bytes, uint
 
 static int load_roots(struct reader *r, struct snapshot *s, uint64_t bytes)
 {
-	int rc = load_array(r, bytes, sizeof(*s->roots), SNAPSHOT_MAX_ROOTS, &s->roots, &s->n_roots,
-		"roots");
+	int rc = load_array(
+		r, bytes, sizeof(*s->roots), SNAPSHOT_MAX_ROOTS, &s->roots, &s->n_roots, "roots");
 
 	if (rc < 0)
 		return rc;
@@ -381,15 +381,16 @@ static int load_header(struct reader *r, uint64_t memory_max, struct snapshot_he
 		return damaged(r, "it was cut off");
 	if (h->version != SNAPSHOT_VERSION)
 		return err_set(r->err, -EPROTONOSUPPORT,
-			"%s: snapshot format %u is not known here (this is format %u): use the pyleak "
+			"%s: snapshot format %u is not known here (this is format %u): use the "
+			"pyleak "
 			"that wrote it",
 			r->name, h->version, SNAPSHOT_VERSION);
 	if (h->header_bytes < sizeof(*h) || h->header_bytes > HEADER_BYTES_MAX)
 		return damaged(r, "its header has a wrong size");
 	if (h->nodes > SNAPSHOT_MAX_NODES || h->edges > SNAPSHOT_MAX_EDGES)
 		return err_set(r->err, -EFBIG,
-			"%s: %llu objects with %llu references are more than can be analysed", r->name,
-			(unsigned long long)h->nodes, (unsigned long long)h->edges);
+			"%s: %llu objects with %llu references are more than can be analysed",
+			r->name, (unsigned long long)h->nodes, (unsigned long long)h->edges);
 	need = h->nodes * sizeof(struct snapshot_node) + h->edges * sizeof(struct snapshot_edge);
 	if (need > memory_max)
 		return err_set(r->err, -EFBIG,
@@ -457,8 +458,8 @@ static int load_sections(struct reader *r, struct snapshot *s, const struct snap
 	}
 }
 
-int snapshot_load(struct snapshot *s, int fd, const char *name, uint64_t memory_max,
-	struct err *err)
+int snapshot_load(
+	struct snapshot *s, int fd, const char *name, uint64_t memory_max, struct err *err)
 {
 	_cleanup_(reader_release) struct reader r = {.fd = fd, .name = name, .err = err};
 	_cleanup_(snapshot_release) struct snapshot new = {0};

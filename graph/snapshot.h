@@ -23,20 +23,20 @@
 #include "include/pyleak/snapshot.h"
 
 /* Both below 2^31: the analysis keeps node and edge numbers in 32 bits with one to spare. */
-#define SNAPSHOT_MAX_NODES	  (1u << 30)
-#define SNAPSHOT_MAX_EDGES	  ((1u << 31) - 2)
-#define SNAPSHOT_MAX_STRINGS	  (1u << 26)
+#define SNAPSHOT_MAX_NODES        (1u << 30)
+#define SNAPSHOT_MAX_EDGES        ((1u << 31) - 2)
+#define SNAPSHOT_MAX_STRINGS      (1u << 26)
 #define SNAPSHOT_MAX_STRING_BYTES (1u << 30)
-#define SNAPSHOT_MAX_TYPES	  (1u << 24)
-#define SNAPSHOT_MAX_ROOTS	  (1u << 24)
-#define SNAPSHOT_MAX_META	  (1u << 20)
+#define SNAPSHOT_MAX_TYPES        (1u << 24)
+#define SNAPSHOT_MAX_ROOTS        (1u << 24)
+#define SNAPSHOT_MAX_META         (1u << 20)
 
 #define SNAPSHOT_TYPE_IS_HEAP (1ull << 9) /* Py_TPFLAGS_HEAPTYPE: not a static type of C code */
 
 struct snapshot {
 	char *meta; /* NUL-terminated JSON text, "" if the file has none; not parsed here */
 
-	char *text;	     /* all strings, each with a NUL */
+	char *text;          /* all strings, each with a NUL */
 	uint32_t *text_from; /* n_strings offsets into text */
 	uint32_t n_strings;
 
@@ -58,8 +58,8 @@ static inline const char *snapshot_string(const struct snapshot *s, uint32_t str
  *   -EBADMSG damaged, forged or cut off    -EPROTONOSUPPORT a newer format or not a snapshot
  *   -EFBIG   larger than memory_max        -ENOMEM, or read(2)'s error
  */
-int snapshot_load(struct snapshot *s, int fd, const char *name, uint64_t memory_max,
-	struct err *err);
+int snapshot_load(
+	struct snapshot *s, int fd, const char *name, uint64_t memory_max, struct err *err);
 
 void snapshot_release(struct snapshot *s);
 

@@ -113,7 +113,8 @@ void text_html(FILE *f, const char *s)
 			fputs("&#39;", f);
 			break;
 		default:
-			fputc(*s, f);
+			/* XML has no control characters, not even escaped. */
+			fputc((unsigned char)*s < 0x20 ? '?' : *s, f);
 		}
 	}
 }

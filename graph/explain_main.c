@@ -1,0 +1,613 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * pyleak-explain: the worker that turns a snapshot into dump.json, chain.dot, chain.svg and
+ * report.html.
+ *
+ *   pyleak-explain [--id ID] [--trigger KIND] [--type T]... [--max-paths N] [--final-dir PATH] DIR
+ *
+ * Three processes. The first one opens every file that will be needed and never looks at their
+ * content. The second, in a sandbox, reads the snapshot and writes the answer. The third, in its
+ * own, has Graphviz draw the picture: if it crashes or takes too long there is no picture, and the
+ * answer says why.
+ */
+#include <fcntl.h>
+#include <getopt.h>
+#include <libgen.h>
+#include <limits.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+
+#include "daemon/util/log.h"
+#include "daemon/util/units.h"
+#include "graph/explain.h"
+#include "graph/render.h"
+#include "graph/report.h"
+#include "graph/sandbox.h"
+#include "include/pyleak/control.h"
+
+#define TYPES_MAX 256
+#define SVG_MAX   (64u << 20) /* 300 nodes make some 300 KiB */
+
+/* 10 million objects with 40 million references take 1.6 GB and 15 s. The daemon ends a worker
+ * after two minutes. */
+#ifdef __SANITIZE_ADDRESS__
+#define MEMORY_DEFAULT 0 /* the sanitizer's shadow alone is terabytes of address space */
+#define DRAW_MEMORY    0
+#else
+#define MEMORY_DEFAULT (4ull << 30)
+#define DRAW_MEMORY    (1ull << 30)
+#endif
+#define CPU_DEFAULT_S 80
+#define DRAW_CPU_S    15
+#define DRAW_WALL_S   30
+
+enum { FILE_DOT, FILE_SVG, FILE_JSON, FILE_HTML, N_FILES };
+
+static const char *const file_names[N_FILES] = {
+	[FILE_DOT] = "chain.dot",
+	[FILE_SVG] = "chain.svg",
+	[FILE_JSON] = "dump.json",
+	[FILE_HTML] = "report.html",
+};
+
+struct job {
+	const char *dir, *id, *trigger, *types[TYPES_MAX];
+	char final_dir[PATH_MAX];
+	size_t n_types, max_paths;
+	uint64_t memory_bytes, cpu_seconds;
+	char snapshot_name[PATH_MAX + 16];
+	int dir_fd, snapshot_fd, fd[N_FILES];
+	bool made[N_FILES];
+};
+
+/* What the drawing process says to the first, and the first to the second. */
+struct outcome {
+	bool drawn;
+	char reason[256];
+};
+
+/* ---- the command line ---------------------------------------------------------------------- */
+
+static const struct {
+	struct option o;
+	const char *arg, *help;
+} options[] = {
+	{{"id", required_argument, NULL, 'i'}, "ID", "the dump's id (default: the folder's name)"},
+	{{"trigger", required_argument, NULL, 't'}, "KIND",
+		"manual, verdict, threshold, alert or timer (default: manual)"},
+	{{"type", required_argument, NULL, 'T'}, "TYPE",
+		"explain this type: module.QualName, a glob or a short name; may be repeated"},
+	{{"max-paths", required_argument, NULL, 'm'}, "N",
+		"show so many paths a type (default: 8)"},
+	{{"final-dir", required_argument, NULL, 'f'}, "PATH",
+		"where DIR will be when the answer is read (default: DIR)"},
+	{{"memory", required_argument, NULL, 'M'}, "SIZE", "memory limit, 0 for none"},
+	{{"cpu", required_argument, NULL, 'C'}, "TIME", "CPU time limit, 0 for none"},
+	{{"help", no_argument, NULL, 'h'}, NULL, "this text"},
+	{{"version", no_argument, NULL, 'V'}, NULL, "the version"},
+};
+
+static void help(void)
+{
+	puts("usage: pyleak-explain [OPTION]... DIR\n\n"
+	     "Explains what holds the objects of DIR/snapshot; writes chain.dot, chain.svg, "
+	     "dump.json\nand report.html into DIR.\n");
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+		printf("  --%-10s %-5s %s\n", options[i].o.name,
+			options[i].arg ? options[i].arg : "", options[i].help);
+}
+
+static int usage(const char *fmt, const char *what)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text), fmt, what);
+	log_error("%s; see --help", text);
+	return EXIT_USAGE;
+}
+
+static bool known_trigger(const char *s)
+{
+	static const char *const kinds[] = {"manual", "verdict", "threshold", "alert", "timer"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
+		if (strcmp(s, kinds[i]) == 0)
+			return true;
+	}
+	return false;
+}
+
+/* -1: go on; else the exit code. */
+static int take_option(struct job *j, int option, const char *arg)
+{
+	uint64_t ns;
+	char *end;
+	long n;
+
+	switch (option) {
+	case 'i':
+		j->id = arg;
+		return -1;
+	case 't':
+		if (!known_trigger(arg))
+			return usage(
+				"--trigger: '%.100s' is no trigger: manual, verdict, threshold, "
+				"alert or timer",
+				arg);
+		j->trigger = arg;
+		return -1;
+	case 'T':
+		if (j->n_types == TYPES_MAX)
+			return usage("--type: more than %s types", "256");
+		j->types[j->n_types++] = arg;
+		return -1;
+	case 'm':
+		errno = 0;
+		n = strtol(arg, &end, 10);
+		if (errno || !*arg || *end || n < 1 || n > EXPLAIN_PATHS_MAX)
+			return usage("--max-paths: '%.100s' is not a number from 1 to 64", arg);
+		j->max_paths = (size_t)n;
+		return -1;
+	case 'f':
+		if (*arg != '/' || strlen(arg) >= sizeof(j->final_dir))
+			return usage("--final-dir: '%.100s' is not an absolute path", arg);
+		snprintf(j->final_dir, sizeof(j->final_dir), "%s", arg);
+		return -1;
+	case 'M':
+		if (parse_size(arg, &j->memory_bytes) < 0)
+			return usage("--memory: '%.100s' is not a size like 4GiB", arg);
+		return -1;
+	case 'C':
+		if (parse_duration(arg, &ns) < 0)
+			return usage("--cpu: '%.100s' is not a duration like 80s", arg);
+		j->cpu_seconds = ns ? MAX(ns / 1000000000u, 1u) : 0;
+		return -1;
+	case 'h':
+		help();
+		return EXIT_FINE;
+	case 'V':
+		puts("pyleak-explain " PYLEAK_VERSION);
+		return EXIT_FINE;
+	default:
+		return EXIT_USAGE;
+	}
+}
+
+static int parse_arguments(struct job *j, int argc, char **argv)
+{
+	struct option o[ARRAY_SIZE(options) + 1] = {{0}};
+	int c, rc;
+
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+		o[i] = options[i].o;
+	opterr = 0;
+	while ((c = getopt_long(argc, argv, ":", o, NULL)) != -1) {
+		if (c == ':')
+			return usage("%.100s needs an argument", argv[optind - 1]);
+		if (c == '?')
+			return usage("%.100s is not an option", argv[optind - 1]);
+		rc = take_option(j, c, optarg);
+		if (rc >= 0)
+			return rc;
+	}
+	if (optind + 1 != argc)
+		return usage("%s", optind == argc ? "the folder with the snapshot is missing"
+						  : "one folder only");
+	j->dir = argv[optind];
+	return -1;
+}
+
+/* ---- files --------------------------------------------------------------------------------- */
+
+static int open_files(struct job *j)
+{
+	struct stat st;
+
+	snprintf(j->snapshot_name, sizeof(j->snapshot_name), "%.4095s/snapshot", j->dir);
+	j->dir_fd = open(j->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (j->dir_fd >= 0)
+		j->snapshot_fd = openat(
+			j->dir_fd, "snapshot", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+	if (j->dir_fd < 0 || j->snapshot_fd < 0) {
+		int e = errno;
+
+		log_error("%s: %s", j->snapshot_name,
+			e == ENOENT || e == ENOTDIR ? "no such dump" : strerror(e));
+		return e == ENOENT || e == ENOTDIR ? EXIT_NO
+		       : e == EACCES || e == EPERM ? EXIT_REFUSED
+						   : EXIT_BROKEN;
+	}
+	if (fstat(j->snapshot_fd, &st) < 0 || !S_ISREG(st.st_mode)) {
+		log_error("%s: not a file", j->snapshot_name);
+		return EXIT_BROKEN;
+	}
+	for (int i = 0; i < N_FILES; i++) {
+		j->fd[i] = openat(j->dir_fd, file_names[i],
+			O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
+		if (j->fd[i] < 0) {
+			int e = errno;
+
+			log_error("%s/%s: cannot be made: %s%s", j->dir, file_names[i], strerror(e),
+				e == EEXIST ? ": remove it to explain the dump again" : "");
+			return e == EACCES || e == EPERM || e == EROFS ? EXIT_REFUSED : EXIT_BROKEN;
+		}
+		j->made[i] = true;
+	}
+	return -1;
+}
+
+static void remove_file(struct job *j, int i)
+{
+	if (j->made[i])
+		unlinkat(j->dir_fd, file_names[i], 0);
+	j->made[i] = false;
+}
+
+static FILE *stream(int fd, const char *mode)
+{
+	int copy = dup(fd);
+	FILE *f = copy >= 0 ? fdopen(copy, mode) : NULL;
+
+	if (!f && copy >= 0)
+		close(copy);
+	return f;
+}
+
+static int write_whole(int fd, const char *text, size_t n, const char *name, struct err *err)
+{
+	for (size_t done = 0; done < n;) {
+		ssize_t k = pwrite(fd, text + done, n - done, (off_t)done);
+
+		if (k < 0 && errno == EINTR)
+			continue;
+		if (k <= 0)
+			return err_set(err, -EIO, "cannot write %s: %s", name,
+				k < 0 ? strerror(errno) : "nothing was taken");
+		done += (size_t)k;
+	}
+	if (ftruncate(fd, (off_t)n) < 0 || fsync(fd) < 0)
+		return err_set(err, -EIO, "cannot write %s: %s", name, strerror(errno));
+	return 0;
+}
+
+static char *read_whole(int fd, size_t max)
+{
+	struct stat st;
+	char *text;
+	size_t n, done = 0;
+
+	if (fstat(fd, &st) < 0 || st.st_size < 0 || (uint64_t)st.st_size > max)
+		return NULL;
+	n = (size_t)st.st_size;
+	text = malloc(n + 1);
+	while (text && done < n) {
+		ssize_t k = pread(fd, text + done, n - done, (off_t)done);
+
+		if (k < 0 && errno == EINTR)
+			continue;
+		if (k <= 0)
+			break;
+		done += (size_t)k;
+	}
+	if (text)
+		text[done] = 0;
+	return text;
+}
+
+/* ---- the second process: the answer -------------------------------------------------------- */
+
+struct answer {
+	json_t *meta;
+	struct explanation x;
+	char path[N_FILES][PATH_MAX + 16], snapshot[PATH_MAX + 16];
+};
+
+static int load(const struct job *j, struct answer *a, struct err *err)
+{
+	_cleanup_(snapshot_release) struct snapshot s = {0};
+	struct explain_options o = {
+		.types = j->types, .n_types = j->n_types, .max_paths = j->max_paths};
+	struct graph g;
+	int rc;
+
+	rc = snapshot_load(&s, j->snapshot_fd, j->snapshot_name, j->memory_bytes / 4 * 3, err);
+	if (rc < 0)
+		return rc;
+	a->meta = json_loads(s.meta, 0, NULL);
+	if (!json_is_object(a->meta)) {
+		json_decref(a->meta);
+		a->meta = NULL; /* what it would have said is null */
+	}
+	o.partial = json_is_object(json_object_get(a->meta, "truncated"));
+	rc = graph_build(&g, &s, err);
+	if (rc < 0)
+		return rc;
+	rc = explain(&a->x, &g, &o, err);
+	graph_release(&g);
+	return rc;
+}
+
+static int write_json(const struct job *j, const struct answer *a,
+	const struct explain_document *doc, struct err *err)
+{
+	json_t *json = explain_json(&a->x, doc);
+	char *text = json ? json_dumps(json, JSON_INDENT(2) | JSON_REAL_PRECISION(9)) : NULL;
+	int rc = -ENOMEM;
+
+	json_decref(json);
+	if (text)
+		rc = write_whole(j->fd[FILE_JSON], text, strlen(text), file_names[FILE_JSON], err);
+	else
+		err_set(err, rc, "not enough memory for %s", file_names[FILE_JSON]);
+	free(text);
+	return rc;
+}
+
+static int write_dot(const struct job *j, const struct answer *a, struct err *err)
+{
+	_cleanup_fclose_ FILE *f = stream(j->fd[FILE_DOT], "w");
+	_cleanup_free_ char *caption = report_caption(a->meta);
+	int rc;
+
+	if (!f)
+		return err_set(
+			err, -errno, "cannot write %s: %s", file_names[FILE_DOT], strerror(errno));
+	rc = render_dot(f, &a->x, caption, err);
+	if (rc == 0 && fsync(j->fd[FILE_DOT]) < 0)
+		rc = err_set(
+			err, -errno, "cannot write %s: %s", file_names[FILE_DOT], strerror(errno));
+	return rc;
+}
+
+static int write_html(const struct job *j, const struct answer *a,
+	const struct explain_document *doc, struct err *err)
+{
+	_cleanup_free_ char *svg = doc->svg ? read_whole(j->fd[FILE_SVG], SVG_MAX) : NULL;
+	_cleanup_fclose_ FILE *f = stream(j->fd[FILE_HTML], "w");
+	int rc;
+
+	if (!f)
+		return err_set(
+			err, -errno, "cannot write %s: %s", file_names[FILE_HTML], strerror(errno));
+	rc = report_write(f, &a->x, doc, svg, err);
+	if (rc == 0 && fsync(j->fd[FILE_HTML]) < 0)
+		rc = err_set(
+			err, -errno, "cannot write %s: %s", file_names[FILE_HTML], strerror(errno));
+	return rc;
+}
+
+static int answer(const struct job *j, int talk, struct err *err)
+{
+	static struct answer a; /* ends with the process */
+	struct explain_document doc = {
+		.id = j->id, .trigger = j->trigger, .svg_reason = "the picture was not finished"};
+	struct outcome o = {0};
+	char go = 1;
+	int rc;
+
+	snprintf(a.snapshot, sizeof(a.snapshot), "%s/snapshot", j->final_dir);
+	for (int i = 0; i < N_FILES; i++)
+		snprintf(a.path[i], sizeof(a.path[i]), "%s/%s", j->final_dir, file_names[i]);
+	rc = load(j, &a, err);
+	if (rc < 0)
+		return rc;
+	doc.meta = a.meta;
+	doc.snapshot = a.snapshot;
+	doc.json = a.path[FILE_JSON];
+	rc = write_json(j, &a, &doc, err);
+	if (rc < 0)
+		return rc;
+
+	rc = write_dot(j, &a, err);
+	if (rc < 0) {
+		snprintf(o.reason, sizeof(o.reason), "%.255s", err->msg);
+	} else {
+		doc.dot = a.path[FILE_DOT];
+		if (write(talk, &go, 1) != 1 || read(talk, &o, sizeof(o)) != sizeof(o))
+			return err_set(err, -EPIPE, "whoever asked for this is gone");
+		o.reason[sizeof(o.reason) - 1] = 0;
+	}
+	doc.svg = o.drawn ? a.path[FILE_SVG] : NULL;
+	doc.svg_reason = o.drawn ? NULL : o.reason;
+	doc.html = a.path[FILE_HTML];
+	rc = write_html(j, &a, &doc, err);
+	if (rc == 0)
+		rc = write_json(j, &a, &doc, err);
+	return rc;
+}
+
+static int answer_main(const struct job *j, pid_t parent, int talk)
+{
+	struct err err = {{0}};
+	int rc = sandbox_begin(parent, j->memory_bytes, j->cpu_seconds, &err);
+
+	if (rc == 0 && sandbox_close(&err) < 0)
+		log_warning("%s: going on without", err.msg);
+	if (rc == 0)
+		rc = answer(j, talk, &err);
+	if (rc < 0)
+		log_error("%s", err.msg);
+	return rc == -ENOENT ? EXIT_NO : rc < 0 ? EXIT_BROKEN : EXIT_FINE;
+}
+
+/* ---- the third process: the picture -------------------------------------------------------- */
+
+static int draw(const struct job *j, pid_t parent, struct err *err)
+{
+	_cleanup_fclose_ FILE *dot = stream(j->fd[FILE_DOT], "r");
+	_cleanup_fclose_ FILE *svg = stream(j->fd[FILE_SVG], "w");
+	int rc;
+
+	if (!dot || !svg)
+		return err_set(err, -errno, "cannot open the picture's files: %s", strerror(errno));
+	rewind(dot);
+	rc = sandbox_begin(parent, DRAW_MEMORY, DRAW_CPU_S, err);
+	if (rc == 0)
+		rc = render_warm_up(err);
+	if (rc == 0)
+		(void)sandbox_close(err); /* without one the rest of the sandbox has to do */
+	if (rc == 0)
+		rc = render_svg(dot, svg, err);
+	if (rc == 0 && fsync(j->fd[FILE_SVG]) < 0)
+		rc = err_set(
+			err, -errno, "cannot write %s: %s", file_names[FILE_SVG], strerror(errno));
+	return rc;
+}
+
+static int draw_main(const struct job *j, pid_t parent, int talk)
+{
+	struct outcome o = {0};
+	struct err err = {{0}};
+	int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
+
+	/* The font library complains about caches that it cannot write. */
+	if (null >= 0)
+		dup2(null, STDERR_FILENO);
+	alarm(DRAW_WALL_S);
+	o.drawn = draw(j, parent, &err) == 0;
+	if (!o.drawn)
+		snprintf(o.reason, sizeof(o.reason), "%.255s", err.msg);
+	return write(talk, &o, sizeof(o)) == sizeof(o) ? EXIT_FINE : EXIT_BROKEN;
+}
+
+/* ---- the first process --------------------------------------------------------------------- */
+
+static pid_t start(const struct job *j, int (*run)(const struct job *, pid_t, int), int ret_talk[1])
+{
+	pid_t parent = getpid(), pid;
+	int pair[2];
+
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return -1;
+	pid = fork();
+	if (pid == 0) {
+		int rc;
+
+		close(pair[0]);
+		rc = run(j, parent, pair[1]);
+		fflush(NULL);
+		_exit(rc); /* Graphviz's and the font library's exit handlers have nothing to do */
+	}
+	close(pair[1]);
+	if (pid < 0)
+		close(pair[0]);
+	else
+		*ret_talk = pair[0];
+	return pid;
+}
+
+static int wait_for(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0) {
+		if (errno != EINTR)
+			return 0;
+	}
+	return status;
+}
+
+static void run_draw(struct job *j, struct outcome *o)
+{
+	_cleanup_close_ int talk = -1;
+	pid_t pid = start(j, draw_main, &talk);
+	int status;
+
+	*o = (struct outcome){0};
+	if (pid < 0) {
+		snprintf(o->reason, sizeof(o->reason), "cannot start a process to draw it: %s",
+			strerror(errno));
+		return;
+	}
+	if (read(talk, o, sizeof(*o)) != sizeof(*o)) {
+		/* What it began to write counts for nothing. */
+		*o = (struct outcome){0};
+	}
+	o->reason[sizeof(o->reason) - 1] = 0;
+	status = wait_for(pid);
+	if (WIFSIGNALED(status) && !o->drawn)
+		snprintf(o->reason, sizeof(o->reason),
+			WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGALRM
+				? "drawing it took too long"
+				: "Graphviz was ended by signal %d",
+			WTERMSIG(status));
+	else if (!o->drawn && !*o->reason)
+		snprintf(o->reason, sizeof(o->reason), "Graphviz ended without a word");
+}
+
+static int run(struct job *j)
+{
+	_cleanup_close_ int talk = -1;
+	struct outcome o = {0};
+	pid_t pid = start(j, answer_main, &talk);
+	int status;
+	char go;
+
+	if (pid < 0) {
+		log_error("cannot start a process to read the snapshot in: %s", strerror(errno));
+		return EXIT_BROKEN;
+	}
+	if (read(talk, &go, 1) == 1) {
+		run_draw(j, &o);
+		if (write(talk, &o, sizeof(o)) < 0)
+			o.drawn = false; /* it is gone, which its status tells */
+	}
+	status = wait_for(pid);
+	if (WIFSIGNALED(status)) {
+		int s = WTERMSIG(status);
+
+		log_error("%s: reading it was ended by signal %d (%s)%s", j->snapshot_name, s,
+			strsignal(s),
+			s == SIGXCPU   ? ": raise --cpu"
+			: s == SIGKILL ? ": out of memory?"
+				       : "");
+		return EXIT_BROKEN;
+	}
+	if (WEXITSTATUS(status) == EXIT_FINE && !o.drawn)
+		remove_file(j, FILE_SVG);
+	return WEXITSTATUS(status);
+}
+
+int main(int argc, char **argv)
+{
+	static struct job j = {.trigger = "manual",
+		.memory_bytes = MEMORY_DEFAULT,
+		.cpu_seconds = CPU_DEFAULT_S,
+		.dir_fd = -1,
+		.snapshot_fd = -1};
+	char whole[PATH_MAX];
+	int rc;
+
+	log_open("pyleak-explain", LOG_INFO);
+	umask(0077);
+	signal(SIGPIPE, SIG_IGN);
+	rc = parse_arguments(&j, argc, argv);
+	if (rc >= 0)
+		return rc;
+	/* Nothing of the environment has a say in how Graphviz and the fonts are set up. */
+	clearenv();
+	setenv("HOME", "/nonexistent", 1);
+	rc = open_files(&j);
+	if (rc < 0) {
+		if (!realpath(j.dir, whole))
+			snprintf(whole, sizeof(whole), "%.4095s", j.dir);
+		if (!j.id)
+			j.id = strdup(basename(whole));
+		if (!realpath(j.dir, whole))
+			snprintf(whole, sizeof(whole), "%.4095s", j.dir);
+		if (!*j.final_dir)
+			snprintf(j.final_dir, sizeof(j.final_dir), "%s", whole);
+		rc = run(&j);
+	}
+	if (rc != EXIT_FINE) {
+		for (int i = 0; i < N_FILES; i++)
+			remove_file(&j, i);
+	} else if (fsync(j.dir_fd) < 0) {
+		log_error("%s: cannot be made durable: %s", j.dir, strerror(errno));
+		rc = EXIT_BROKEN;
+	}
+	return rc;
+}
