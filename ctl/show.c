@@ -27,7 +27,7 @@ static const char *string_or_null(const json_t *object, const char *key)
 	return json_string_value(json_object_get(object, key));
 }
 
-/* "~1,234 ±20": the mark of an estimate, the number, the bound if there is one. */
+/* "~1 234 ±20": the mark of an estimate, the number, the bound if there is one. */
 static void number_cell(
 	struct table *t, const json_t *value, const char *quality, const json_t *bound)
 {
@@ -80,6 +80,18 @@ static void pid_cell(struct table *t, const json_t *pid)
 	table_cellf(t, STYLE_PLAIN, "%" JSON_INTEGER_FORMAT, json_integer_value(pid));
 }
 
+/* Types of one name are summed: how many they are, if more than one. */
+static void type_cell(struct ctl *c, struct table *t, const json_t *type)
+{
+	json_int_t n = json_integer_value(json_object_get(type, "types"));
+
+	if (n > 1)
+		table_cellf(t, STYLE_PLAIN, "%s (%" JSON_INTEGER_FORMAT " types)",
+			ctl_string(c, type, "type"), n);
+	else
+		table_cell(t, STYLE_PLAIN, ctl_string(c, type, "type"));
+}
+
 /* ---- status --------------------------------------------------------------------------------- */
 
 static void status_row(struct ctl *c, struct table *t, const json_t *target)
@@ -124,11 +136,12 @@ void show_status(struct ctl *c, const json_t *result)
 
 	fprintf(c->out, "pyleakd %s watches %zu process%s\n", ctl_string(c, result, "version"), n,
 		n == 1 ? "" : "es");
-	json_array_foreach(targets, i, target) if (t) status_row(c, t, target);
+	json_array_foreach (targets, i, target)
+		if (t)
+			status_row(c, t, target);
 	if (n)
 		print_table(c, t);
-	json_array_foreach(targets, i, target)
-	{
+	json_array_foreach (targets, i, target) {
 		const char *reason = string_or_null(target, "reason");
 
 		if (!reason || !*reason)
@@ -162,8 +175,7 @@ void show_top(struct ctl *c, const json_t *result)
 	size_t i;
 
 	/* The share of the time that was counted matters only where it is not all of it. */
-	json_array_foreach(types, i, type)
-	{
+	json_array_foreach (types, i, type) {
 		const json_t *share = json_object_get(type, "observed_share");
 
 		partly |= json_is_number(share) && json_number_value(share) < 1;
@@ -175,8 +187,7 @@ void show_top(struct ctl *c, const json_t *result)
 
 	print_subject(c, result);
 	fputs(json_array_size(types) ? "\n" : ": no types counted yet\n", c->out);
-	json_array_foreach(types, i, type)
-	{
+	json_array_foreach (types, i, type) {
 		const char *quality = string_or_null(type, "quality");
 		const char *rates = string_or_null(type, "rates_quality") ?: quality;
 		const json_t *share = json_object_get(type, "observed_share");
@@ -184,7 +195,7 @@ void show_top(struct ctl *c, const json_t *result)
 
 		if (!t)
 			break;
-		table_cell(t, STYLE_PLAIN, ctl_string(c, type, "type"));
+		type_cell(c, t, type);
 		number_cell(t, json_object_get(type, "count"), quality,
 			json_object_get(type, "count_bound"));
 		number_cell(t, json_object_get(type, "tracked"), NULL,
@@ -216,13 +227,12 @@ void show_growth(struct ctl *c, const json_t *result)
 		fprintf(c->out, " (%s)", text_ago(text, since, c->now_ms));
 	}
 	fputs(json_array_size(types) ? "\n" : ": no type\n", c->out);
-	json_array_foreach(types, i, type)
-	{
+	json_array_foreach (types, i, type) {
 		const char *quality = string_or_null(type, "quality");
 
 		if (!t)
 			break;
-		table_cell(t, STYLE_PLAIN, ctl_string(c, type, "type"));
+		type_cell(c, t, type);
 		number_cell(t, json_object_get(type, "count"), quality, NULL);
 		delta_cell(t, json_object_get(type, "delta"), false, quality);
 		delta_cell(t, json_object_get(type, "rate_per_hour"), true, quality);
@@ -242,10 +252,9 @@ static struct text_point *plot_points(const json_t *points, size_t *ret_n, bool 
 
 	if (!p)
 		return NULL;
-	json_array_foreach(points, i, point) known |=
-		json_is_number(json_object_get(point, "count"));
-	json_array_foreach(points, i, point)
-	{
+	json_array_foreach (points, i, point)
+		known |= json_is_number(json_object_get(point, "count"));
+	json_array_foreach (points, i, point) {
 		const json_t *count = json_object_get(point, "count");
 		const json_t *born = json_object_get(point, "allocs");
 		const json_t *died = json_object_get(point, "frees");
@@ -288,8 +297,7 @@ void show_history(struct ctl *c, const json_t *result)
 			fprintf(c->out, "%s\n%s\n",
 				relative ? "born less died since attaching:" : "live:", plot);
 	}
-	json_array_foreach(points, i, point)
-	{
+	json_array_foreach (points, i, point) {
 		if (!t)
 			break;
 		table_cell(t, STYLE_PLAIN,
@@ -320,8 +328,7 @@ static const char *join(struct ctl *c, const json_t *array)
 	f = open_memstream(&text, &size);
 	if (!f)
 		return NULL;
-	json_array_foreach(array, i, item)
-	{
+	json_array_foreach (array, i, item) {
 		const char *s = json_string_value(item) ?: string_or_null(item, "type") ?: string_or_null(item, "name");
 
 		fprintf(f, "%s%s", i ? ", " : "", s ?: "?");
@@ -367,10 +374,11 @@ void show_suspects(struct ctl *c, const json_t *result)
 		fputs("no suspects\n", c->out);
 		return;
 	}
-	json_array_foreach(suspects, i, s) if (t) suspect_row(c, t, s);
+	json_array_foreach (suspects, i, s)
+		if (t)
+			suspect_row(c, t, s);
 	print_table(c, t);
-	json_array_foreach(suspects, i, s)
-	{
+	json_array_foreach (suspects, i, s) {
 		const char *companions = join(c, json_object_get(s, "companions"));
 		const char *sites = join(c, json_object_get(s, "sites"));
 		const char *reason = string_or_null(s, "reason");
@@ -397,8 +405,9 @@ static void show_members(struct ctl *c, const json_t *object, const char *skip, 
 	const char *key;
 	json_t *v;
 
-	json_object_foreach((json_t *)object, key, v) if (!skip || strcmp(key, skip))
-		show_value(c, key, v, depth);
+	json_object_foreach ((json_t *)object, key, v)
+		if (!skip || strcmp(key, skip))
+			show_value(c, key, v, depth);
 }
 
 static void show_value(struct ctl *c, const char *key, const json_t *v, int depth)
@@ -416,8 +425,7 @@ static void show_value(struct ctl *c, const char *key, const json_t *v, int dept
 		show_members(c, v, NULL, depth + 1);
 	} else if (json_is_array(v)) {
 		fputs(json_array_size(v) ? "\n" : " none\n", c->out);
-		json_array_foreach(v, i, item)
-		{
+		json_array_foreach (v, i, item) {
 			if (json_is_string(item)) {
 				fprintf(c->out, "%*s%s\n", depth * 2 + 2, "",
 					ctl_clean(c, json_string_value(item)));
@@ -469,8 +477,7 @@ void show_why(struct ctl *c, const json_t *result)
 	if (reason && *reason)
 		fprintf(c->out, ": %s", ctl_clean(c, reason));
 	fputc('\n', c->out);
-	json_object_foreach((json_t *)result, key, v)
-	{
+	json_object_foreach ((json_t *)result, key, v) {
 		bool skip = json_is_null(v);
 
 		for (size_t i = 0; i < ARRAY_SIZE(told); i++)
@@ -492,8 +499,7 @@ void show_dumps(struct ctl *c, const json_t *result)
 		fputs("no dumps\n", c->out);
 		return;
 	}
-	json_array_foreach(dumps, i, d)
-	{
+	json_array_foreach (dumps, i, d) {
 		const json_t *bytes = json_object_get(d, "bytes");
 		const char *state = string_or_null(d, "state"), *error = string_or_null(d, "error");
 		char text[TEXT_MAX];

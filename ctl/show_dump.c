@@ -10,121 +10,98 @@
 #include "ctl/text.h"
 #include "daemon/util/macros.h"
 
-/* "app.cache.CACHE['…']": only if every step is an attribute, a key or an index; else NULL. */
-static const char *expression(struct ctl *c, const char *root, const json_t *steps)
+/* "module app.cache", "frame Thread-1 (worker) in handle at app.py:42", "interpreter (codecs)" */
+static const char *root_words(struct ctl *c, const json_t *path)
 {
-	_cleanup_free_ char *text = NULL;
-	const json_t *step;
-	bool all = true;
-	size_t size, i;
-	FILE *f = open_memstream(&text, &size);
-
-	if (!f)
-		return NULL;
-	fputs(root, f);
-	json_array_foreach(steps, i, step)
-	{
-		const char *edge = json_string_value(json_object_get(step, "edge"));
-
-		if (!edge || (*edge != '.' && *edge != '['))
-			all = false;
-		else
-			fputs(edge, f);
-	}
-	if (fclose(f) || !all || !json_array_size(steps))
-		return NULL;
-	return ctl_clean(c, text);
-}
-
-/* "module app.cache", "a frame: Thread-1 (worker) in handle at app.py:42" */
-static const char *root_words(struct ctl *c, const json_t *root)
-{
+	const json_t *root = json_object_get(path, "root");
 	const char *kind = json_string_value(json_object_get(root, "kind"));
 	const char *name = json_string_value(json_object_get(root, "name"));
 	char text[1024];
 
-	if (!kind && !name)
-		return "an unknown root";
-	if (kind && !strcmp(kind, "c-reference"))
-		snprintf(text, sizeof(text),
-			"a reference from C code that no object explains%s%s%s",
-			name && *name ? " (" : "", name ?: "", name && *name ? ")" : "");
-	else if (kind && !strcmp(kind, "interpreter"))
-		snprintf(text, sizeof(text), "the interpreter%s%s%s", name && *name ? " (" : "",
-			name ?: "", name && *name ? ")" : "");
-	else
-		snprintf(text, sizeof(text), "%s %s", kind ?: "root", name ?: "?");
+	if (json_is_true(json_object_get(path, "cycle")))
+		return "a reference cycle that waits for the garbage collector";
+	if (!kind)
+		return name ? ctl_clean(c, name) : "an unknown root";
+	if (!strcmp(kind, "c-reference"))
+		return "C code: references that no object explains";
+	if (!name || !*name)
+		return ctl_clean(c, kind);
+	snprintf(
+		text, sizeof(text), !strcmp(kind, "interpreter") ? "%s (%s)" : "%s %s", kind, name);
 	return ctl_clean(c, text);
 }
 
-static void show_steps(struct ctl *c, const json_t *path)
+/* Is it worth a word: not the type's own short name, nor what the edge says already? */
+static bool tells_more(const char *label, const char *type, const char *edge)
 {
-	const json_t *steps = json_object_get(path, "steps"), *step;
-	size_t n = json_array_size(steps), i;
+	size_t n = label ? strlen(label) : 0, n_type = strlen(type);
 
-	fputs("      ", c->out);
-	style_print(c->out, c->colour, STYLE_GOOD, root_words(c, json_object_get(path, "root")));
+	if (!n || (n <= n_type && !strcmp(type + n_type - n, label)))
+		return false;
+	return !edge || !strstr(edge, label);
+}
+
+static void show_step(struct ctl *c, const json_t *step, size_t depth, enum style style)
+{
+	const char *edge = json_string_value(json_object_get(step, "edge"));
+	const char *label = json_string_value(json_object_get(step, "label"));
+	const json_t *objects = json_object_get(step, "objects");
+	const char *type = ctl_string(c, step, "type");
+	char n[TEXT_MAX];
+
+	/* Long chains must not run off the screen. */
+	fprintf(c->out, "%*s└─ ", (int)(4 + 3 * MIN(depth, 16)), "");
+	if (edge && *edge)
+		fprintf(c->out, "%s  ", ctl_clean(c, edge));
+	style_print(c->out, c->colour, style, type);
+	if (tells_more(label, type, edge))
+		fprintf(c->out, " %s", ctl_clean(c, label));
+	if (json_integer_value(objects) > 1)
+		fprintf(c->out, "  × %s", text_json_count(n, objects));
+	if (json_is_true(json_object_get(step, "repeats")))
+		fputs("  (again and again)", c->out);
 	fputc('\n', c->out);
-	json_array_foreach(steps, i, step)
-	{
-		const char *edge = json_string_value(json_object_get(step, "edge"));
-		const char *label = json_string_value(json_object_get(step, "label"));
-		const char *type = ctl_string(c, step, "type");
-
-		/* Long chains must not run off the screen. */
-		fprintf(c->out, "%*s└─ %s%s", (int)(6 + 3 * MIN(i, 16)), "",
-			edge && *edge ? ctl_clean(c, edge) : "", edge && *edge ? "  " : "");
-		style_print(c->out, c->colour, i + 1 == n ? STYLE_BAD : STYLE_PLAIN, type);
-		if (label && *label && strcmp(label, type))
-			fprintf(c->out, "  %s", ctl_clean(c, label));
-		fputc('\n', c->out);
-	}
 }
 
 static void show_path(struct ctl *c, const json_t *path)
 {
-	const json_t *root = json_object_get(path, "root"), *share = json_object_get(path, "share");
-	const char *kind = json_string_value(json_object_get(root, "kind"));
-	const char *name = json_string_value(json_object_get(root, "name"));
-	const char *words = root_words(c, root), *expr = NULL;
+	const json_t *share = json_object_get(path, "share"), *steps, *step;
+	const char *sentence = json_string_value(json_object_get(path, "sentence"));
+	const char *words = root_words(c, path);
 	char percent[TEXT_MAX], count[TEXT_MAX];
+	size_t i;
 
-	if (kind && name && !strcmp(kind, "module"))
-		expr = expression(c, name, json_object_get(path, "steps"));
-	fprintf(c->out, "  %s (%s) ",
-		json_is_number(share) ? text_share(percent, json_number_value(share)) : "-",
-		text_json_count(count, json_object_get(path, "instances")));
-	if (expr)
-		fprintf(c->out, "held by %s as %s\n", words, expr);
+	if (sentence)
+		fprintf(c->out, "  %s\n", ctl_clean(c, sentence));
 	else
-		fprintf(c->out, "held by %s\n", words);
-	show_steps(c, path);
+		fprintf(c->out, "  %s (%s) held by %s\n",
+			json_is_number(share) ? text_share(percent, json_number_value(share)) : "-",
+			text_json_count(count, json_object_get(path, "instances")), words);
+	steps = json_object_get(path, "steps");
+	fputs("    ", c->out);
+	style_print(c->out, c->colour, STYLE_GOOD, words);
+	fputc('\n', c->out);
+	json_array_foreach (steps, i, step)
+		show_step(c, step, i, i + 1 == json_array_size(steps) ? STYLE_BAD : STYLE_PLAIN);
 }
 
 static void show_suspect(struct ctl *c, const json_t *suspect)
 {
 	const json_t *paths = json_object_get(suspect, "paths"), *path;
-	char count[TEXT_MAX], percent[TEXT_MAX];
-	double rest = 1;
+	const json_t *others = json_object_get(suspect, "other_instances");
+	const json_t *instances = json_object_get(suspect, "instances");
+	char count[TEXT_MAX];
 	size_t i;
 
 	fputc('\n', c->out);
 	style_print(c->out, c->colour, STYLE_HEAD, ctl_string(c, suspect, "type"));
-	fprintf(c->out, ": %s live\n",
-		text_json_count(count, json_object_get(suspect, "instances")));
-	json_array_foreach(paths, i, path)
-	{
-		rest -= json_number_value(json_object_get(path, "share"));
+	fprintf(c->out, ": %s in the heap\n", text_json_count(count, instances));
+	json_array_foreach (paths, i, path)
 		show_path(c, path);
-	}
-	if (!json_array_size(paths))
-		fputs(json_integer_value(json_object_get(suspect, "instances"))
-				? "  no path from a root was found\n"
-				: "  none in this dump\n",
-			c->out);
-	else if (rest > 0.0005)
-		fprintf(c->out, "  %s by other paths, or by none that was found\n",
-			text_share(percent, rest));
+	if (!json_array_size(paths) && json_integer_value(instances) > 0)
+		fputs("  nothing was found that holds them\n", c->out);
+	if (json_integer_value(others) > 0)
+		fprintf(c->out, "  %s more in other ways\n", text_json_count(count, others));
 }
 
 static void show_facts(struct ctl *c, const json_t *d)
@@ -174,6 +151,7 @@ void show_dump(struct ctl *c, const json_t *result)
 	};
 	const json_t *suspects = json_object_get(result, "suspects"), *s;
 	const char *state = json_string_value(json_object_get(result, "state"));
+	const char *reason;
 	bool any = false;
 	size_t i;
 
@@ -187,10 +165,13 @@ void show_dump(struct ctl *c, const json_t *result)
 		return;
 	}
 	show_facts(c, result);
-	json_array_foreach(suspects, i, s) show_suspect(c, s);
+	json_array_foreach (suspects, i, s)
+		show_suspect(c, s);
 	if (!json_array_size(suspects))
-		fputs("\nnothing was asked of it: no type was named, suspected or growing\n",
-			c->out);
+		fputs("\nno type was named, suspected or growing: ask with --type\n", c->out);
+	reason = json_string_value(json_object_get(result, "svg_reason"));
+	if (reason)
+		fprintf(c->out, "\nno picture: %s\n", ctl_clean(c, reason));
 	for (i = 0; i < ARRAY_SIZE(files); i++) {
 		const char *path = json_string_value(
 			json_object_get(json_object_get(result, "files"), files[i][0]));

@@ -83,7 +83,7 @@ char *text_count(char buf[TEXT_MAX], int64_t v)
 	*--p = 0;
 	do {
 		if (digits && digits % 3 == 0)
-			*--p = ',';
+			*--p = ' ';
 		*--p = '0' + u % 10;
 		digits++;
 	} while (u /= 10);
@@ -230,8 +230,8 @@ char *text_plot(const struct text_point *p, size_t n, size_t columns, size_t row
 	}
 	if (!(min <= max))
 		return NULL;
-	text_rate(high, max);
-	text_rate(low, min);
+	text_count(high, llround(MIN(max, 9e18)));
+	text_count(low, llround(MAX(min, -9e18)));
 	margin = MAX(strlen(high), strlen(low));
 	rows = MAX(1, MIN(rows, PLOT_ROWS_MAX));
 	width = columns > margin + 2 + PLOT_COLUMNS_MIN ? columns - margin - 2 : PLOT_COLUMNS_MIN;
@@ -243,9 +243,9 @@ char *text_plot(const struct text_point *p, size_t n, size_t columns, size_t row
 		return NULL;
 	for (size_t row = rows; row-- > 0;) {
 		const char *label = row + 1 == rows ? high : row == 0 ? low : "";
-		size_t end = 0; /* no blanks at the end of a line */
+		size_t end = *label ? margin : 0; /* no blanks at the end of a line */
 
-		fprintf(f, "%*s ", (int)margin, label);
+		fprintf(f, "%*s", *label ? (int)margin : 0, label);
 		for (size_t x = 0; x < width; x++) {
 			double v = column[x];
 			size_t level, full = 8 * rows;
@@ -258,7 +258,7 @@ char *text_plot(const struct text_point *p, size_t n, size_t columns, size_t row
 					: full / 2;
 			if (level <= row * 8)
 				continue;
-			for (; end < x; end++)
+			for (; end < margin + 1 + x; end++)
 				fputc(' ', f);
 			fputs(blocks[MIN(level - row * 8, 8)], f);
 			end++;

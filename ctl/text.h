@@ -20,11 +20,11 @@ size_t text_width(const char *s);
 /* A copy without control characters, direction marks and broken UTF-8: each becomes '?'. */
 char *text_clean(const char *s);
 
-/* 1234567 -> "1,234,567" */
+/* 1234567 -> "1 234 567" */
 char *text_count(char buf[TEXT_MAX], int64_t v);
-/* Like it with the sign always there: "+1,234", "-5", "0". */
+/* Like it with the sign always there: "+1 234", "-5", "0". */
 char *text_delta(char buf[TEXT_MAX], int64_t v);
-/* A few digits below 100, whole numbers above: "0.052", "4.2", "1,234". */
+/* A few digits below 100, whole numbers above: "0.052", "4.2", "1 234". */
 char *text_rate(char buf[TEXT_MAX], double v);
 /* 0.931 -> "93 %"; never "100 %" or "0 %" for what is only nearly so. */
 char *text_share(char buf[TEXT_MAX], double v);
