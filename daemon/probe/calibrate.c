@@ -81,19 +81,26 @@ int calibrate_thread(uintptr_t argument)
 	return -pthread_join(thread, NULL);
 }
 
+static int compare(const void *a, const void *b)
+{
+	uint64_t x = *(const uint64_t *)a, y = *(const uint64_t *)b;
+
+	return x < y ? -1 : x > y;
+}
+
 uint64_t calibrate_time(enum calibrate_function f, unsigned calls, uintptr_t argument)
 {
 	void (*call)(uintptr_t) =
 		f == CALIBRATE_PUSH ? pyleak_calibrate_push : pyleak_calibrate_mov;
-	uint64_t least = UINT64_MAX;
+	uint64_t took[5];
 
-	for (int round = 0; round < 5; round++) {
-		uint64_t start = now_monotonic_ns(), took;
+	for (size_t round = 0; round < ARRAY_SIZE(took); round++) {
+		uint64_t start = now_monotonic_ns();
 
 		for (unsigned i = 0; i < calls; i++)
 			call(argument);
-		took = (now_monotonic_ns() - start) / calls;
-		least = MIN(least, took);
+		took[round] = (now_monotonic_ns() - start) / calls;
 	}
-	return least;
+	qsort(took, ARRAY_SIZE(took), sizeof(took[0]), compare);
+	return took[ARRAY_SIZE(took) / 2];
 }

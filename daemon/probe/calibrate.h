@@ -19,7 +19,7 @@ int calibrate_offsets(unsigned long *ret_push, unsigned long *ret_mov);
 /* Calls the first of them once, with argument, from another thread. */
 int calibrate_thread(uintptr_t argument);
 
-/* Nanoseconds a call, the least of five rounds: whatever else runs here makes it only longer. */
+/* Nanoseconds a call, the middle one of five rounds. */
 uint64_t calibrate_time(enum calibrate_function f, unsigned calls, uintptr_t argument);
 
 #endif

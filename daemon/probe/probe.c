@@ -47,7 +47,7 @@ struct probe_target {
 	struct probe_target_options options;
 	struct plan plan;
 	struct python_rings rings;
-	bool has_rings;
+	bool has_rings; /* and they are all there is to walk */
 	uint32_t slot;
 	int counts; /* map: type -> struct pyleak_count */
 	struct bpf_link *births, *deaths;
@@ -439,7 +439,8 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 		goto fail;
 	}
 	/* Without rings there are counters and no census: probe_census_arm() will say so. */
-	t->has_rings = python_find_rings(py, &t->rings, NULL) == 0;
+	t->has_rings = python_find_rings(py, &t->rings, NULL) == 0 &&
+		(py->interpreters <= 1 || py->minor < 12);
 	if (t->has_rings) {
 		for (int i = 0; i < 4; i++)
 			s->head[i] = t->rings.head[3 - i];
@@ -801,7 +802,7 @@ int probe_census_arm(struct probe_target *t, uint64_t budget_ns)
 	struct pyleak_target *s = &t->probe->shared[t->slot];
 
 	if (!t->has_rings)
-		return -EOPNOTSUPP;
+		return -EPROTO;
 	if (t->armed)
 		return -EBUSY;
 	if (++t->number == 0)
@@ -855,7 +856,7 @@ int probe_census_outside(struct probe_target *t, uint64_t max_objects)
 	int r;
 
 	if (!t->has_rings)
-		return -EOPNOTSUPP;
+		return -EPROTO;
 	before = slot_hits(t->probe, t->slot);
 	r = python_read_levels(t->py, &t->rings, 3, max_objects, &levels, &n, &objects);
 	if (r)

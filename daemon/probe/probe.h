@@ -83,7 +83,9 @@ char *probe_target_describe(const struct probe_target *t, char *buf, size_t n);
 
 /* Arms a census: the next hit at which the collector is idle walks the rings, for at most
  * budget_ns (it gives up at the limit: the pause is bounded whatever the heap). One at a time:
- * -EBUSY. The result comes through on_census. probe_census_cancel() takes an unanswered one back. */
+ * -EBUSY; -EPROTO: the target's rings are not known, or not the only ones (sub-interpreters from
+ * 3.12 on may have a GIL of their own and allocate during the walk). The result comes through
+ * on_census. probe_census_cancel() takes an unanswered one back. */
 int probe_census_arm(struct probe_target *t, uint64_t budget_ns);
 void probe_census_cancel(struct probe_target *t);
 
@@ -107,7 +109,10 @@ struct probe_totals {
 	uint64_t run_ns;  /* time spent in our programs for this target, estimate: hits x cost a hit */
 };
 
-/* All types of the target with their counters now; *ret is malloc'ed. */
+/* All types of the target with their counters now; *ret is malloc'ed. Only types that the collector
+ * knows: deaths of others are not seen, and births alone would look like a leak. Each dead one is
+ * reported once; when reports were lost (`dropped` says so) an incarnation is just not there any
+ * more. A dead target can still be read. */
 int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *ret_n,
 	struct probe_totals *ret_totals);
 

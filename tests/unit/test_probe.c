@@ -11,9 +11,11 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <fcntl.h>
 #include <glob.h>
 #include <inttypes.h>
 #include <poll.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/wait.h>
@@ -128,7 +130,8 @@ static void on_census(struct probe_target *t, const struct census_result *r, voi
 		memcpy(x->types, r->types, r->n_types * sizeof(*r->types));
 }
 
-static struct target *start(const char *python)
+/* With pid_namespace it is process 1 of a new one. */
+static struct target *start_in(const char *python, bool pid_namespace)
 {
 	struct target *x = calloc(1, sizeof(*x));
 	char line[64];
@@ -137,8 +140,16 @@ static struct target *start(const char *python)
 	assert_non_null(x);
 	assert_int_equal(pipe(in), 0);
 	assert_int_equal(pipe(out), 0);
+	if (pid_namespace)
+		assert_int_equal(unshare(CLONE_NEWPID), 0);
 	x->pid = fork();
 	assert_true(x->pid >= 0);
+	if (x->pid && pid_namespace) {
+		int own = open("/proc/self/ns/pid", O_RDONLY | O_CLOEXEC);
+
+		assert_int_equal(setns(own, CLONE_NEWPID), 0);
+		close(own);
+	}
 	if (x->pid == 0) {
 		dup2(in[0], 0);
 		dup2(out[1], 1);
@@ -154,6 +165,11 @@ static struct target *start(const char *python)
 	x->from = fdopen(out[0], "r");
 	assert_non_null(fgets(line, sizeof(line), x->from));
 	return x;
+}
+
+static struct target *start(const char *python)
+{
+	return start_in(python, false);
 }
 
 static void attach(struct target *x)
@@ -530,6 +546,23 @@ static void test_two_targets(void **state)
 	end(y);
 }
 
+/* A container, seen from outside: its pid in there is 1. */
+static void test_pid_namespace(void **state)
+{
+	struct target *x = start_in(pythons[0], true);
+	struct truth a[32];
+	int64_t at_a[32];
+	size_t n;
+
+	attach(x);
+	ask(x, "work 3", NULL, 0);
+	n = ask(x, "tell", a, ARRAY_SIZE(a));
+	levels(x, a, n, at_a);
+	for (size_t i = 0; i < 11; i++)
+		assert_int_equal(at_a[i], a[i].n);
+	end(x);
+}
+
 static void test_dead_target(void **state)
 {
 	struct target *x = start(pythons[0]);
@@ -618,6 +651,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_census_outside),
 		cmocka_unit_test(test_classes),
 		cmocka_unit_test(test_two_targets),
+		cmocka_unit_test(test_pid_namespace),
 		cmocka_unit_test(test_dead_target),
 	};
 	const char *why = geteuid()                          ? "needs root"
