@@ -518,10 +518,17 @@ static char *sentence(const struct explanation *x, const struct explain_suspect 
 
 	at = &path->steps[path->accumulation];
 	base = expression(path, path->accumulation);
+	if (base && path->root == PATH_FRAME && strncmp(path->steps[0].edge, "local ", 6) == 0) {
+		char *local = text_format("local %s", base);
+
+		free(base);
+		base = local;
+	}
 	if (!base)
 		return NULL;
 	/* The rest of the way is worth words when it is more than one step into a container. */
-	if (path->accumulation + 2 < (ssize_t)path->n_steps)
+	if (path->accumulation + 2 < (ssize_t)path->n_steps ||
+		path->steps[path->n_steps - 1].repeats)
 		return text_format("%s held by %s, %s %s %s, as %s", who, base,
 			text_article(at->type), at->type, where, whole);
 	return text_format(

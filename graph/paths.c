@@ -359,23 +359,23 @@ static int shape_instances(struct paths_ctx *c, uint32_t type, uint64_t *ret_ins
 	uint64_t instances = 0;
 	int rc = 0;
 
-	for (uint32_t i = 0; i < g->n_nodes && rc == 0; i++) {
+	for (uint32_t i = 0; i < g->n_nodes; i++) {
 		if (type_of(g, i) != type)
 			continue;
 		instances++;
-		if (!in_tree(r, i)) {
-			if (!c->shape_of[i])
-				rc = shape_unreached(c, i);
-			continue;
-		}
-		for (uint32_t v = i; v != GRAPH_NONE && !c->shape_of[v];) {
+		for (uint32_t v = i; in_tree(r, i) && v != GRAPH_NONE && !c->shape_of[v];) {
 			c->shape_of[v] = SHAPE_MARKED;
 			v = how_held(r, v).parent;
 		}
 	}
+	/* In the order of their roots, which makes it the order of groups of the same size. */
 	for (uint32_t i = 0; i < r->n_order && rc == 0; i++) {
 		if (c->shape_of[r->order[i]] == SHAPE_MARKED)
 			rc = shape_node(c, r->order[i]);
+	}
+	for (uint32_t i = 0; i < g->n_nodes && rc == 0; i++) {
+		if (type_of(g, i) == type && !c->shape_of[i])
+			rc = shape_unreached(c, i);
 	}
 	*ret_instances = instances;
 	return rc;

@@ -168,6 +168,25 @@ struct flow {
 	uint64_t instances, total;
 };
 
+/* Some room around, and below so that the line does not cross the text out. */
+static char *edge_label(const char *edge)
+{
+	char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	if (!f)
+		return NULL;
+	fputs(" ", f);
+	elided(f, edge, EDGE_CHARS);
+	fputs(" <br/><font point-size=\"4\"> </font>", f);
+	if (fclose(f) != 0) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
+
 static void add_edge(struct picture *p, struct place *from, struct place *to,
 	const struct explain_path *way, const struct explain_step *step,
 	const struct explain_suspect *suspect)
@@ -187,13 +206,10 @@ static void add_edge(struct picture *p, struct place *from, struct place *to,
 	flow->instances += way->instances;
 	flow->total = MAX(flow->total, suspect->instances);
 	if (new) {
-		_cleanup_free_ char *label = text_elide(step->edge, EDGE_CHARS);
-		_cleanup_free_ char *padded = label ? text_format(" %s ", label) : NULL;
+		_cleanup_free_ char *label = edge_label(step->edge);
 
-		if (padded)
-			set_escaped(p, e, "label", padded);
-		else
-			p->failed = true;
+		if (*step->edge)
+			set_html(p, e, "label", label);
 		set_escaped(p, e, "edgetooltip", way->sentence);
 		set_escaped(p, e, "labeltooltip", way->sentence);
 	}

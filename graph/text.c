@@ -112,6 +112,10 @@ void text_html(FILE *f, const char *s)
 		case '\'':
 			fputs("&#39;", f);
 			break;
+		case '\\':
+			/* Graphviz expands \N in HTML-like labels too. */
+			fputs("&#92;", f);
+			break;
 		default:
 			/* XML has no control characters, not even escaped. */
 			fputc((unsigned char)*s < 0x20 ? '?' : *s, f);

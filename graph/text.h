@@ -31,7 +31,7 @@ const char *text_short_type(const char *type);
 /* "a dict", "an app.Entry" need to know. */
 const char *text_article(const char *word);
 
-/* With &, <, >, " and ' escaped. */
+/* Escaped for HTML, for XML and for Graphviz's HTML-like labels. */
 void text_html(FILE *f, const char *s);
 
 #endif
