@@ -32,6 +32,27 @@ int mem_read(pid_t pid, uint64_t addr, void *buf, size_t n)
 	return (size_t)got == n ? 0 : -EFAULT;
 }
 
+int mem_read_pieces(pid_t pid, const struct mem_piece *v, size_t n)
+{
+	struct iovec l[8], r[8];
+	size_t total = 0;
+	ssize_t got;
+
+	if (n > ARRAY_SIZE(l))
+		return -EINVAL;
+	for (size_t i = 0; i < n; i++) {
+		if (v[i].addr + v[i].n < v[i].addr)
+			return -EFAULT;
+		l[i] = (struct iovec){.iov_base = v[i].buf, .iov_len = v[i].n};
+		r[i] = (struct iovec){.iov_base = (void *)(uintptr_t)v[i].addr, .iov_len = v[i].n};
+		total += v[i].n;
+	}
+	got = process_vm_readv(pid, l, n, r, n, 0);
+	if (got < 0)
+		return -errno;
+	return (size_t)got == total ? 0 : -EFAULT;
+}
+
 int mem_read_u64(pid_t pid, uint64_t addr, uint64_t *ret)
 {
 	return mem_read(pid, addr, ret, sizeof(*ret));

@@ -20,6 +20,15 @@ int mem_read_u64(pid_t pid, uint64_t addr, uint64_t *ret);
 int mem_read_u32(pid_t pid, uint64_t addr, uint32_t *ret);
 int mem_read_u8(pid_t pid, uint64_t addr, uint8_t *ret);
 
+/* Several pieces with one call, so that little time passes between them; at most 8. All of them
+ * whole, or an error as above. */
+struct mem_piece {
+	uint64_t addr;
+	void *buf;
+	size_t n;
+};
+int mem_read_pieces(pid_t pid, const struct mem_piece *v, size_t n);
+
 /* A C string of at most n - 1 bytes, always terminated. -EFAULT, -ENAMETOOLONG. */
 int mem_read_cstr(pid_t pid, uint64_t addr, char *buf, size_t n);
 

@@ -255,6 +255,9 @@ static int find_cpython(struct python *p, struct err *err)
 	int r, first_error = 0;
 
 	r = proc_info_get(p->id.pid, &info, err);
+	if (r == 0 && (info.state == 'Z' || info.state == 'X'))
+		return err_set(err, -ESRCH, "pid %d (%s): has ended, its parent has not reaped it",
+			(int)p->id.pid, info.comm);
 	if (r == 0)
 		r = proc_maps_read(p->id.pid, &maps, err);
 	if (r < 0)

@@ -16,13 +16,12 @@
 #include "daemon/util/macros.h"
 #include "daemon/util/u64map.h"
 
-#define LINK_MASK     (~(uint64_t)3)
-#define HEAD_STEP     24
-#define POINTER_MIN   64 /* from head 0 to the pointer generation0: 72, 76, 160, 232 seen */
-#define POINTER_MAX   320
-#define SCAN_MAX      ((uint64_t)4 << 20)
-#define SHAPE_TRIES   64 /* the target runs: heads change under us */
-#define SHAPE_OBJECTS 32
+#define LINK_MASK   (~(uint64_t)3)
+#define HEAD_STEP   24
+#define POINTER_MIN 64 /* from head 0 to the pointer generation0: 72, 76, 160, 232 seen */
+#define POINTER_MAX 320
+#define SCAN_MAX    ((uint64_t)4 << 20)
+#define SHAPE_TRIES 200 /* the target runs: heads change under us */
 
 struct node {
 	uint64_t next, prev, refcnt, type; /* PyGC_Head, then PyObject */
@@ -34,51 +33,53 @@ static bool plausible(uint64_t v)
 	return v >= 4096 && v < (uint64_t)1 << 56 && v % 4 == 0;
 }
 
-static bool read_node(pid_t pid, uint64_t addr, size_t n, struct node *ret)
+/*
+ * 1: a ring's head is at h, linked both ways, and its first and last member are objects. 0: not
+ * now, which may be the target's doing. -1: there are no pointers at h, and will be none.
+ *
+ * In a busy target the youngest ring changes every microsecond. So the head is read twice, the
+ * second time together with its neighbours: only if it still named them do they count. While the
+ * collector runs, the back links of what it looks at hold reference counts (gcmodule.c,
+ * update_refs()); for milliseconds, or seconds in a large heap. Then loose does without them.
+ */
+static int is_ring(const struct python *p, uint64_t h, bool loose)
 {
-	memset(ret, 0, sizeof(*ret));
-	if (mem_read(pid, addr, ret, n) < 0)
-		return false;
-	ret->next &= LINK_MASK;
-	ret->prev &= LINK_MASK;
-	return true;
+	struct node before, head, first, last;
+	struct mem_piece again[] = {
+		{h, &head, 16},
+		{0, &first, sizeof(first)},
+		{0, &last, sizeof(last)},
+	};
+
+	if (mem_read(p->id.pid, h, &before, 16) < 0 || !plausible(before.next) ||
+		!plausible(before.prev))
+		return -1;
+	again[1].addr = before.next & LINK_MASK;
+	again[2].addr = before.prev & LINK_MASK;
+	if (again[1].addr == h || again[2].addr == h)
+		return again[1].addr == again[2].addr;
+	if (again[1].addr % 8 != 0 || again[2].addr % 8 != 0 ||
+		mem_read_pieces(p->id.pid, again, ARRAY_SIZE(again)) < 0)
+		return 0;
+	return head.next == before.next && head.prev == before.prev &&
+	       (loose || ((first.prev & LINK_MASK) == h && (last.next & LINK_MASK) == h)) &&
+	       python_is_type(p, first.type) && python_is_type(p, last.type);
 }
 
-/* Whether a ring's head is at h: linked both ways. *ret_objects: how many of the first objects
- * were looked at, all of them good. */
-static bool is_ring(const struct python *p, uint64_t h, unsigned *ret_objects)
+/* Each of the three has been seen whole, though perhaps not at the same time. */
+static bool are_generations(const struct python *p, uint64_t head0, bool loose)
 {
-	struct node head, n;
-	uint64_t at, back;
+	bool seen[3] = {false};
 
-	*ret_objects = 0;
-	if (!read_node(p->id.pid, h, 16, &head) || !plausible(head.next) || !plausible(head.prev))
-		return false;
-	if (head.next == h || head.prev == h)
-		return head.next == head.prev;
-	if (!read_node(p->id.pid, head.prev, 16, &n) || n.next != h)
-		return false;
-	for (at = head.next, back = h; at != h && *ret_objects < SHAPE_OBJECTS; at = n.next) {
-		if (at % 8 != 0 || !read_node(p->id.pid, at, sizeof(n), &n) || n.prev != back ||
-			!plausible(n.next) || !python_is_type(p, n.type))
-			return false;
-		back = at;
-		++*ret_objects;
-	}
-	return true;
-}
+	for (int t = 0; t < SHAPE_TRIES && !(seen[0] && seen[1] && seen[2]); t++)
+		for (int i = 0; i < 3; i++) {
+			int r = seen[i] ? 1 : is_ring(p, head0 + (uint64_t)i * HEAD_STEP, loose);
 
-/* The three of them; at least one holds objects. */
-static bool are_generations(const struct python *p, uint64_t head0)
-{
-	unsigned objects = 0, n;
-
-	for (int i = 0; i < 3; i++) {
-		if (!is_ring(p, head0 + (uint64_t)i * HEAD_STEP, &n))
-			return false;
-		objects += n;
-	}
-	return objects > 0;
+			if (r < 0)
+				return false;
+			seen[i] = r > 0;
+		}
+	return seen[0] && seen[1] && seen[2];
 }
 
 /* Words of the region that point a little back are candidates for generation0. */
@@ -98,7 +99,7 @@ static uint64_t scan(const struct python *p, uint64_t start, uint64_t size)
 		memcpy(&v, buf + i, sizeof(v));
 		if (v < a - POINTER_MAX || v > a - POINTER_MIN || v < start || v % 4 != 0)
 			continue;
-		if (are_generations(p, v))
+		if (are_generations(p, v, false))
 			return v;
 	}
 	return 0;
@@ -117,25 +118,22 @@ static uint64_t gc_state(const struct python *p)
 static uint64_t find_head0(const struct python *p)
 {
 	const struct layout *l = &p->layout;
-	uint64_t gc = gc_state(p);
-	uint64_t head0 = gc + (uint64_t)MAX(l->gc_generations, 0), v;
+	uint64_t gc = gc_state(p), head0 = gc + (uint64_t)MAX(l->gc_generations, 0), v;
 	bool inside = p->interp >= p->runtime && p->interp < p->runtime + p->runtime_size;
+	uint32_t collecting;
 
-	for (int i = 0; i < SHAPE_TRIES; i++) {
-		if (l->gc_generations >= 0 && l->gc_generation0 >= 0 &&
-			mem_read_u64(p->id.pid, gc + (uint64_t)l->gc_generation0, &v) == 0 &&
-			v == head0 && are_generations(p, head0))
-			return head0;
-		/* the scan reads up to half a megabyte: not each time */
-		if (i % 8 != 7)
-			continue;
-		v = scan(p, p->runtime, p->runtime_size);
-		if (!v && !inside)
-			v = scan(p, p->interp, (uint64_t)l->interp_size);
-		if (v)
-			return v;
-	}
-	return 0;
+	/* Here generation0 already points where the table says: that alone is no coincidence. */
+	if (l->gc_generations >= 0 && l->gc_generation0 >= 0 && l->gc_collecting >= 0 &&
+		mem_read_u64(p->id.pid, gc + (uint64_t)l->gc_generation0, &v) == 0 && v == head0)
+		for (int i = 0; i < 8; i++)
+			if (mem_read_u32(p->id.pid, gc + (uint64_t)l->gc_collecting, &collecting) ==
+					0 &&
+				are_generations(p, head0, collecting == 1))
+				return head0;
+	v = scan(p, p->runtime, p->runtime_size);
+	if (!v && !inside)
+		v = scan(p, p->interp, (uint64_t)l->interp_size);
+	return v;
 }
 
 static uint64_t find_permanent(const struct python *p, uint64_t head0)
@@ -146,13 +144,12 @@ static uint64_t find_permanent(const struct python *p, uint64_t head0)
 	int32_t table = l->gc_permanent >= 0 && l->gc_generations >= 0
 				? l->gc_permanent - l->gc_generations
 				: -1;
-	unsigned n;
 
 	for (int i = 0; i < SHAPE_TRIES; i++) {
-		if (table > 0 && is_ring(p, head0 + (uint64_t)table, &n))
+		if (table > 0 && is_ring(p, head0 + (uint64_t)table, false) > 0)
 			return head0 + (uint64_t)table;
 		for (size_t k = 0; i == SHAPE_TRIES - 1 && k < ARRAY_SIZE(at); k++)
-			if (is_ring(p, head0 + at[k], &n))
+			if (is_ring(p, head0 + at[k], false) > 0)
 				return head0 + at[k];
 	}
 	return 0;

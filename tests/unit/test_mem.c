@@ -59,6 +59,23 @@ static void whole_or_nothing(void **state)
 	munmap(p, 3 * PAGE);
 }
 
+static void pieces(void **state)
+{
+	uint8_t *p = map_pages(2), a[2], b[3];
+	struct mem_piece v[] = {{addr_of(p) + PAGE - 1, a, 2}, {addr_of(p), b, 3}};
+	struct mem_piece many[9] = {{0, NULL, 0}};
+
+	assert_int_equal(mem_read_pieces(getpid(), v, 2), 0);
+	assert_memory_equal(a, "\1\2", 2);
+	assert_memory_equal(b, "\1\1\1", 3);
+	v[1].addr = addr_of(p) + 2 * PAGE;
+	assert_int_equal(mem_read_pieces(getpid(), v, 2), -EFAULT);
+	v[1].addr = UINT64_MAX;
+	assert_int_equal(mem_read_pieces(getpid(), v, 2), -EFAULT);
+	assert_int_equal(mem_read_pieces(getpid(), many, ARRAY_SIZE(many)), -EINVAL);
+	munmap(p, 2 * PAGE);
+}
+
 static void strings(void **state)
 {
 	uint8_t *p = map_pages(1);
@@ -112,6 +129,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(whole_or_nothing),
+		cmocka_unit_test(pieces),
 		cmocka_unit_test(strings),
 		cmocka_unit_test(cached),
 	};
