@@ -172,6 +172,33 @@ static bool branch_target(const struct walk *w, uint64_t *ret)
 	return true;
 }
 
+/*
+ * Where a function without a symbol ends: behind the first instruction that does not go on to the
+ * next one and that no branch before it leads past. What compilers moved elsewhere (.cold) is not
+ * seen.
+ */
+static size_t function_size(const uint8_t *code, size_t n, uint64_t vaddr)
+{
+	uint64_t furthest = vaddr, to;
+	struct walk w;
+	size_t size = 0;
+
+	n = MIN(n, (size_t)UNSIZED_MAX);
+	if (walk_init(&w, code, n, vaddr))
+		return 0;
+	for (walk_skip_endbr64(&w); walk_next(&w);) {
+		size = (size_t)(w.addr - vaddr);
+		if (branch_target(&w, &to) && w.insn->id != X86_INS_CALL && to > furthest &&
+			to < vaddr + n)
+			furthest = to;
+		if ((w.insn->id == X86_INS_JMP || cs_insn_group(w.cs, w.insn, CS_GRP_RET)) &&
+			w.addr > furthest)
+			break;
+	}
+	walk_release(&w);
+	return size;
+}
+
 /* ---- the place in a function ---- */
 
 /* What every kernel with uprobe_multi links emulates. Longer nops are emulated from 6.17 on only
@@ -366,7 +393,7 @@ static size_t inner_functions(const struct elf_image *e, uint64_t vaddr, uint64_
 	if (!code)
 		return 0;
 	if (!size)
-		size = UNSIZED_MAX;
+		size = function_size(code, n_code, vaddr);
 	n_code = MIN(n_code, size);
 	end = vaddr + n_code;
 	if (walk_init(&w, code, n_code, vaddr))
@@ -461,6 +488,12 @@ int plan_make(const struct elf_image *e, struct plan *ret, struct err *err)
 	}
 	*ret = p;
 	return 0;
+}
+
+int plan_add_birth(const struct elf_image *e, struct plan *p, const char *name, uint64_t vaddr,
+	struct err *err)
+{
+	return add_site(e, p, name, vaddr, 0, PLAN_BIRTH, 0, err);
 }
 
 char *plan_describe(const struct plan *p, char *buf, size_t n)

@@ -57,6 +57,11 @@ struct plan {
 /* -ENOENT: no birth or no death function found; -EOPNOTSUPP: not x86-64. */
 int plan_make(const struct elf_image *e, struct plan *ret, struct err *err);
 
+/* One more birth function: one that stands in a tp_alloc slot and has no symbol, such as dict's from
+ * 3.11 on. Nothing is added if it is planned already, or lies behind one that is. */
+int plan_add_birth(const struct elf_image *e, struct plan *p, const char *name, uint64_t vaddr,
+	struct err *err);
+
 /* "2 birth sites (PyType_GenericAlloc+0 push, …), 1 death site (…)". Returns buf. */
 char *plan_describe(const struct plan *p, char *buf, size_t n);
 

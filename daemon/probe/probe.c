@@ -388,6 +388,33 @@ static int attach_kind(struct probe_target *t, enum plan_kind kind, struct bpf_p
 		t->py->id.pid, strerror(-r));
 }
 
+/*
+ * Functions that no symbol names but that stand in tp_alloc of built-in types: from 3.11 on dict has
+ * _PyType_AllocNoTrack there. Read from the living process, because in a shared library the slot
+ * is filled by the linker. What cannot be read or lies in another file is left out.
+ */
+static int plan_slots(struct probe_target *t, struct err *err)
+{
+	static const char *const types[] = {"PyBaseObject_Type", "PyDict_Type", "PyList_Type",
+		"PySet_Type", "PyTuple_Type", "PyFrozenSet_Type"};
+	const struct python *py = t->py;
+	uint64_t addr, alloc;
+	char name[64];
+	int r;
+
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		if (python_symbol(py, types[i], &addr, NULL) ||
+			mem_read_u64(py->id.pid, addr + OFF_TP_ALLOC, &alloc) || !alloc ||
+			!elf_image_is_code(py->elf, alloc - py->bias))
+			continue;
+		snprintf(name, sizeof(name), "%s.tp_alloc", types[i]);
+		r = plan_add_birth(py->elf, &t->plan, name, alloc - py->bias, err);
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
 static void target_release(struct probe_target *t)
 {
 	if (t->counts >= 0)
@@ -409,7 +436,7 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 		;
 	if (slot == p->max_targets)
 		return err_set(err, -EUSERS,
-			"pid %d: %u processes are watched already, that is all", py->id.pid,
+			"pid %d: no room, at most %u processes can be watched at a time", py->id.pid,
 			p->max_targets);
 	t = calloc(1, sizeof(*t));
 	if (!t)
@@ -418,6 +445,8 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 	if (o)
 		t->options = *o;
 	r = plan_make(py->elf, &t->plan, err);
+	if (!r)
+		r = plan_slots(t, err);
 	if (r) {
 		err_prefix(err, r, "%s", py->path);
 		target_release(t);

@@ -24,7 +24,7 @@
 #include "daemon/util/units.h"
 
 static const char script[] =
-	"import sys, gc, os, time, collections\n"
+	"import sys, gc, os, time, collections, threading\n"
 	"class User:\n"
 	"    def __init__(s, n): s.n = n; s.tags = [n]; s.m = {'a': [n]}\n"
 	"class Plain:\n"
@@ -54,12 +54,12 @@ static const char script[] =
 	"    for i in range(30):\n"
 	"        User(i); Plain(); Slots(); Sub(i); MyList([i]); MyDict(a=[i]); MySet([i]); "
 	"MyInt(i)\n"
-	"        Cycle(); Lazarus(); [[i]]; {i: [i]}; {1, i}\n"
+	"        Cycle(); Lazarus(); [[i]]; {i: [i]}; {1, i}; dict(a=[i])\n"
 	"    try: raise Err('x')\n"
 	"    except Err: pass\n"
 	"    live = [User(i) for i in range(100)]; nest = None\n"
 	"    for i in range(200): nest = [nest]\n"
-	"    keep.append((User(r), MyList([r]), [r], {'k': [r]}, {r, r + 1}, MyInt(r), Plain()))\n"
+	"    keep.append((User(r), MyList([r]), [r], {'k': [r]}, {r, r + 1}, MyInt(r), Plain(), dict(a=[r])))\n"
 	"    if r % 3 == 0: keep.append((Slots(), Cycle(), Sub(r), MyDict(a=[r]), MySet([r])))\n"
 	"    if r % 7 == 0: del keep[:len(keep) // 50]\n"
 	"def make(n, stay):\n"
@@ -86,6 +86,13 @@ static const char script[] =
 	"    elif w[0] == 'stay':\n"
 	"        make(int(w[1]), True)\n"
 	"        gc.collect(); out = [(c, len(x)) for c, x in classes]\n"
+	"    elif w[0] == 'freeze': gc.freeze()\n"
+	"    elif w[0] == 'threads':\n"
+	"        t = [threading.Thread(target=lambda: [work() for _ in range(int(w[1]))])\n"
+	"             for _ in range(4)]\n"
+	"        for x in t: x.start()\n"
+	"        for x in t: x.join()\n"
+	"        del t, x\n"
 	"    elif w[0] == 'fork':\n"
 	"        pid = os.fork()\n"
 	"        if not pid:\n"
@@ -288,6 +295,7 @@ static void counts(const char *python)
 	size_t n;
 
 	ask(x, "work 5", NULL, 0);
+	ask(x, "threads 1", NULL, 0);
 	attach(x);
 	print_message("%s\n", python_describe(x->py, text, sizeof(text)));
 	print_message("  %s\n", probe_target_describe(x->t, text, sizeof(text)));
@@ -295,7 +303,8 @@ static void counts(const char *python)
 	n = ask(x, "tell", a, ARRAY_SIZE(a));
 	assert_true(n >= 14);
 	levels(x, a, n, at_a);
-	ask(x, "work 300", NULL, 0);
+	ask(x, "work 200", NULL, 0);
+	ask(x, "threads 25", NULL, 0);
 	assert_int_equal(ask(x, "tell", b, ARRAY_SIZE(b)), n);
 	levels(x, b, n, at_b);
 	for (size_t i = 0; i < n; i++) {
@@ -408,12 +417,19 @@ static void census_too_large(const char *python)
 	print_message("  %s: %" PRIu64 " objects in %.1f ms, %.1f ns an object\n", python,
 		x->result.objects, (double)x->result.pause_ns / 1e6,
 		(double)x->result.pause_ns / (double)x->result.objects);
+	/* What is frozen is in a ring of its own. */
+	ask(x, "freeze", NULL, 0);
+	assert_int_equal(probe_census_arm(x->t, 10000000000), 0);
+	ask(x, "work 1", NULL, 0);
+	wait_census(x, 3);
+	assert_int_equal(x->result.status, CENSUS_OK);
+	assert_true(find_census(x, a[1].type)->live >= (uint64_t)a[1].n);
 	/* Taken back: never answered. */
 	assert_int_equal(probe_census_arm(x->t, 10000000000), 0);
 	probe_census_cancel(x->t);
 	ask(x, "work 1", NULL, 0);
 	assert_int_equal(probe_dispatch(probe), 0);
-	assert_int_equal(x->answers, 2);
+	assert_int_equal(x->answers, 3);
 	end(x);
 }
 
@@ -587,6 +603,38 @@ static void test_dead_target(void **state)
 	end(x);
 }
 
+/* Tables that are too small lose data, say so, and break nothing. */
+static void test_limits(void **state)
+{
+	struct probe_options small = {.max_targets = 1, .max_types = 8};
+	struct probe *first = probe;
+	struct target *x = start(pythons[0]), *y = start(pythons[0]);
+	_cleanup_free_ struct probe_count *c = NULL;
+	struct probe_totals totals;
+	struct err err = {""};
+	size_t n;
+
+	assert_int_equal(probe_open(&small, &probe, &err), 0);
+	attach(x);
+	assert_int_equal(python_open(y->pid, &y->py, &err), 0);
+	assert_int_equal(probe_attach(probe, y->py, NULL, &y->t, &err), -EUSERS);
+	assert_non_null(strstr(err.msg, "at most 1"));
+	y->t = NULL;
+	ask(x, "work 20", NULL, 0);
+	assert_int_equal(probe_target_read(x->t, &c, &n, &totals), 0);
+	assert_true(n > 0 && n <= small.max_types);
+	assert_true(totals.dropped > 100 && totals.dropped < totals.hits);
+	assert_true(totals.run_ns >= totals.hits * 50);
+	assert_int_equal(probe_census_arm(x->t, 1000000000), 0);
+	ask(x, "work 1", NULL, 0);
+	wait_census(x, 1);
+	assert_int_equal(x->result.status, CENSUS_FAULT);
+	end(x);
+	end(y);
+	probe_free(probe);
+	probe = first;
+}
+
 /* ---- */
 
 static void add_python(const char *path)
@@ -653,6 +701,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_two_targets),
 		cmocka_unit_test(test_pid_namespace),
 		cmocka_unit_test(test_dead_target),
+		cmocka_unit_test(test_limits),
 	};
 	const char *why = geteuid()                          ? "needs root"
 			  : access("/usr/bin/python3", X_OK) ? "needs /usr/bin/python3"
