@@ -17,6 +17,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -773,6 +774,68 @@ static void test_privilege(void **state)
 	assert_false(is_privileged(f, g->gr_gid, ARRAY_SIZE(many), many));
 }
 
+/* A server without descriptors to spare, in a child: it turns clients away instead of spinning,
+ * and serves again when there are some. */
+static void test_out_of_descriptors(void **state)
+{
+	struct fixture *f = *state;
+	char path[PATH_MAX], buf[256];
+	int fds[20], n_served = 0, n_away = 0, ready[2], status;
+	struct rusage usage;
+	pid_t child;
+
+	snprintf(path, sizeof(path), "%s/tight.sock", f->dir);
+	assert_int_equal(pipe(ready), 0);
+	child = fork();
+	if (!child) {
+		sd_event *event;
+		struct serve *s;
+		struct rlimit limit;
+
+		if (sd_event_new(&event) < 0 || serve_open(event, path, handler, f, &s, NULL))
+			_exit(1);
+		limit.rlim_cur = limit.rlim_max = dup(0) + 5; /* the next free one, and four more */
+		if (setrlimit(RLIMIT_NOFILE, &limit) || write(ready[1], "x", 1) != 1)
+			_exit(2);
+		sd_event_loop(event);
+		_exit(3);
+	}
+	assert_int_equal(read(ready[0], buf, 1), 1);
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++) {
+		struct timeval patience = {.tv_sec = 10};
+		ssize_t k;
+
+		fds[i] = try_connect(path);
+		assert_true(fds[i] >= 0);
+		setsockopt(fds[i], SOL_SOCKET, SO_RCVTIMEO, &patience, sizeof(patience));
+		send(fds[i], "{\"verb\":\"echo\"}\n", 16, MSG_NOSIGNAL);
+		k = recv(fds[i], buf, sizeof(buf), 0);
+		if (k > 0)
+			n_served++;
+		else if (k == 0 || errno == ECONNRESET)
+			n_away++;
+		else
+			fail_msg("no answer and no hangup: %s", strerror(errno));
+	}
+	assert_in_range(n_served, 1, 5);
+	assert_int_equal(n_served + n_away, ARRAY_SIZE(fds));
+	for (size_t i = 0; i < ARRAY_SIZE(fds); i++)
+		close(fds[i]);
+	usleep(300000);
+	fds[0] = try_connect(path);
+	assert_true(fds[0] >= 0);
+	assert_int_equal(send(fds[0], "{\"verb\":\"echo\"}\n", 16, MSG_NOSIGNAL), 16);
+	assert_true(recv(fds[0], buf, sizeof(buf), 0) > 0);
+	close(fds[0]);
+	kill(child, SIGKILL);
+	assert_int_equal(wait4(child, &status, 0, &usage), child);
+	assert_true(WIFSIGNALED(status));
+	assert_int_equal(usage.ru_utime.tv_sec, 0); /* it did not spin */
+	close(ready[0]);
+	close(ready[1]);
+	unlink(path);
+}
+
 static void test_live_socket(void **state)
 {
 	struct fixture *f = *state;
@@ -929,6 +992,7 @@ int main(void)
 		T(test_many),
 		T(test_one_user_does_not_lock_out_root),
 		T(test_privilege),
+		T(test_out_of_descriptors),
 		T(test_live_socket),
 		T(test_stale_socket),
 		T(test_bad_paths),
