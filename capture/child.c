@@ -1,0 +1,566 @@
+/* SPDX-License-Identifier: MIT */
+#include "capture/child.h"
+
+#include <fcntl.h>
+#include <inttypes.h>
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/ptrace.h>
+#include <linux/ptrace.h> /* after sys/ptrace.h: they share names */
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "capture/graph.h"
+#include "capture/loan.h"
+#include "capture/preflight.h"
+#include "capture/stop.h"
+#include "daemon/python/mem.h"
+#include "daemon/util/units.h"
+
+#ifndef PTRACE_SYSEMU
+#define PTRACE_SYSEMU 31
+#endif
+
+/* What the copy gets mapped in, all of it charged to the target's control group: a buffer of
+ * 2 MiB, half a MiB of addresses to expand, context (types it has seen) and stack. */
+#define UNITS        (128u << 10)
+#define BATCH        (64u << 10)
+#define STACK        (1u << 20)
+#define FAULTS_MAX   1000
+#define GUARDS_NS    ((uint64_t)10 * 1000000)
+#define STUCK_NS     ((uint64_t)1000 * 1000000)
+#define MEMORY_FLOOR ((uint64_t)8 << 20)
+
+extern const uint8_t walk_blob[], walk_blob_end[];
+
+static void *number(uint64_t v)
+{
+	return (void *)(uintptr_t)v;
+}
+
+static int write_child(const struct job *j, uint64_t at, const void *buf, size_t n)
+{
+	struct iovec local = {.iov_base = (void *)(uintptr_t)buf, .iov_len = n};
+	struct iovec remote = {.iov_base = number(at), .iov_len = n};
+	ssize_t put = process_vm_writev(j->child, &local, 1, &remote, 1, 0);
+
+	return put == (ssize_t)n ? 0 : put < 0 ? -errno : -EFAULT;
+}
+
+/* ---- guards ---- */
+
+/* Whether the copy may live on. */
+static int check_guards(struct walker *w, struct err *err)
+{
+	struct job *j = w->job;
+	struct pollfd p[2] = {{.fd = j->target_fd, .events = POLLIN}, {.fd = j->sock}};
+	struct memory_room room;
+	uint64_t now = now_monotonic_ns(), stack;
+
+	if (now >= j->deadline_ns)
+		return err_set(err, -ETIMEDOUT, "pid %d: the capture did not end by its deadline",
+			(int)j->pid);
+	if (now < w->guards_at_ns)
+		return 0;
+	w->guards_at_ns = now + GUARDS_NS;
+	if (poll(p, 2, 0) > 0) {
+		if (p[0].revents)
+			return err_set(
+				err, -ESRCH, "pid %d ended while it was captured", (int)j->pid);
+		if (p[1].revents & (POLLHUP | POLLERR))
+			return err_set(err, -ECANCELED, "nobody waits for this capture any more");
+	}
+	if (preflight_stack_start(j->pid, &stack) < 0 || stack != j->facts.stack_start)
+		return err_set(err, -ESRCH, "pid %d started another program while it was captured",
+			(int)j->pid);
+	cgroup_memory_room(w->memory, &room);
+	if (room.limit_bytes && room.free_bytes < w->memory_floor_bytes)
+		return err_set(err, -EDQUOT,
+			"pid %d: memory ran short during the capture, which was given up; lower "
+			"dump.headroom makes it no safer",
+			(int)j->pid);
+	return 0;
+}
+
+/* Next stop of the copy, guards watched meanwhile. -ETIME: it makes no progress. */
+static int await(struct walker *w, uint64_t limit_ns, int *ret_status, struct err *err)
+{
+	struct job *j = w->job;
+	uint64_t until = now_monotonic_ns() + limit_ns;
+
+	for (;;) {
+		int r = stop_wait(j->wake, j->child, GUARDS_NS, ret_status);
+
+		if (r == -ESRCH) {
+			int g = check_guards(w, err);
+
+			return g < 0 ? g
+				     : err_set(err, -EIO,
+					       "pid %d: its frozen copy died (out of memory, or "
+					       "killed)",
+					       (int)j->pid);
+		}
+		if (r == 0)
+			return 0;
+		r = check_guards(w, err);
+		if (r < 0)
+			return r;
+		if (now_monotonic_ns() >= until)
+			return -ETIME;
+	}
+}
+
+/* ---- system calls in the copy: only these few, to map the walker ---- */
+
+static int remote_call(
+	struct walker *w, long nr, const uint64_t a[6], uint64_t *ret, struct err *err)
+{
+	struct job *j = w->job;
+	struct user_regs_struct regs;
+	int status, r;
+
+	if (ptrace(PTRACE_GETREGS, j->child, NULL, &regs) < 0)
+		return err_set(
+			err, -errno, "cannot read the copy's registers: %s", strerror(errno));
+	regs.rip = j->places->syscall_ret;
+	regs.rax = (unsigned long)nr;
+	regs.orig_rax = (unsigned long)-1;
+	regs.rdi = a[0];
+	regs.rsi = a[1];
+	regs.rdx = a[2];
+	regs.r10 = a[3];
+	regs.r8 = a[4];
+	regs.r9 = a[5];
+	if (ptrace(PTRACE_SETREGS, j->child, NULL, &regs) < 0)
+		return err_set(err, -errno, "cannot set the copy's registers: %s", strerror(errno));
+	for (int stops = 0, tries = 0; stops < 2 && tries < 16; tries++) {
+		if (ptrace(PTRACE_SYSCALL, j->child, NULL, NULL) < 0)
+			return err_set(err, -errno, "cannot run the copy: %s", strerror(errno));
+		r = await(w, STUCK_NS, &status, err);
+		if (r < 0)
+			return r == -ETIME ? err_set(err, r, "the copy does not come back") : r;
+		stops += STOP_IS_SYSCALL(status);
+	}
+	if (ptrace(PTRACE_GETREGS, j->child, NULL, &regs) < 0)
+		return err_set(
+			err, -errno, "cannot read the copy's registers: %s", strerror(errno));
+	if ((long)regs.rax < 0 && (long)regs.rax > -4096)
+		return err_set(err, (int)(long)regs.rax, "pid %d: system call %ld in its copy: %s",
+			(int)j->pid, nr, strerror((int)-(long)regs.rax));
+	*ret = regs.rax;
+	return 0;
+}
+
+static int remote_map(struct walker *w, size_t size, uint64_t *ret, struct err *err)
+{
+	const uint64_t a[6] = {0, size, PROT_READ | PROT_WRITE,
+		MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, (uint64_t)-1, 0};
+
+	return remote_call(w, SYS_mmap, a, ret, err);
+}
+
+static int map_code(struct walker *w, struct err *err)
+{
+	size_t size = (size_t)(walk_blob_end - walk_blob), mapped = (size + 4095) & ~4095UL;
+	uint64_t none;
+	int r = remote_map(w, mapped, &w->code, err);
+
+	if (r < 0)
+		return r;
+	r = write_child(w->job, w->code, walk_blob, size);
+	if (r < 0)
+		return err_set(err, r, "pid %d: cannot write into its copy: %s", (int)w->job->pid,
+			strerror(-r));
+	w->code_end = w->code + size;
+	const uint64_t a[6] = {w->code, mapped, PROT_READ | PROT_EXEC};
+	r = remote_call(w, SYS_mprotect, a, &none, err);
+	if (r == -EACCES || r == -EPERM)
+		return err_set(err, -EPERM,
+			"pid %d: a security module forbids new code in its copy: not captured",
+			(int)w->job->pid);
+	return r;
+}
+
+/* ---- what the walker is told ---- */
+
+static void know(const struct python *p, const char *symbol, uint64_t *ret)
+{
+	if (python_symbol(p, symbol, ret, NULL) < 0)
+		*ret = 0;
+}
+
+static void hint(struct walk_ctx *c, uint64_t type, int32_t offset, uint8_t tag, uint8_t label)
+{
+	if (!type || offset < 0 || c->n_hints >= WALK_MAX_HINTS)
+		return;
+	c->hint[c->n_hints++] = (struct walk_hint){
+		.type = type, .offset = (uint32_t)offset, .tag = tag, .label = label};
+}
+
+static void tell_types(struct walk_ctx *c, const struct python *p)
+{
+	static const char *const symbol[WALK_KNOW_COUNT] = {
+		[WALK_KNOW_LIST] = "PyList_Type",
+		[WALK_KNOW_TUPLE] = "PyTuple_Type",
+		[WALK_KNOW_DICT] = "PyDict_Type",
+		[WALK_KNOW_SET] = "PySet_Type",
+		[WALK_KNOW_FROZENSET] = "PyFrozenSet_Type",
+		[WALK_KNOW_BYTEARRAY] = "PyByteArray_Type",
+		[WALK_KNOW_ODICT] = "PyODict_Type",
+		[WALK_KNOW_GEN] = "PyGen_Type",
+		[WALK_KNOW_CORO] = "PyCoro_Type",
+		[WALK_KNOW_ASYNC_GEN] = "PyAsyncGen_Type",
+		[WALK_KNOW_FRAME] = "PyFrame_Type",
+		[WALK_KNOW_CODE] = "PyCode_Type",
+		[WALK_KNOW_CELL] = "PyCell_Type",
+	};
+
+	for (int i = 0; i < WALK_KNOW_COUNT; i++)
+		if (symbol[i])
+			know(p, symbol[i], &c->known[i]);
+}
+
+#define NAMED(type, field, name) hint(c, type, l->field, WALK_EDGE_LABEL, WALK_LABEL_##name)
+
+static void tell_hints(struct walk_ctx *c, const struct python *p)
+{
+	const struct layout *l = &p->layout;
+	uint64_t t;
+
+	know(p, "PyFunction_Type", &t);
+	NAMED(t, func_code, CODE);
+	NAMED(t, func_defaults, DEFAULTS);
+	NAMED(t, func_kwdefaults, KWDEFAULTS);
+	NAMED(t, func_closure, CLOSURE);
+	NAMED(t, func_doc, DOC);
+	NAMED(t, func_name, NAME);
+	NAMED(t, func_qualname, QUALNAME);
+	NAMED(t, func_module, MODULE);
+	NAMED(t, func_annotations, ANNOTATIONS);
+	NAMED(t, func_builtins, BUILTINS);
+	NAMED(t, func_typeparams, TYPE_PARAMS);
+	NAMED(t, func_annotate, ANNOTATE);
+	hint(c, t, l->func_globals, WALK_EDGE_GLOBALS, 0);
+	know(p, "PyMethod_Type", &t);
+	NAMED(t, method_func, FUNC);
+	NAMED(t, method_self, SELF);
+	know(p, "PyCFunction_Type", &t);
+	NAMED(t, cfunc_self, SELF);
+	NAMED(t, cfunc_module, MODULE);
+	know(p, "PyCell_Type", &t);
+	hint(c, t, l->cell_ref, WALK_EDGE_CELL, 0);
+	know(p, "PyModule_Type", &t);
+	hint(c, t, l->module_dict, WALK_EDGE_DICT, 0);
+	know(p, "PyType_Type", &t);
+	hint(c, t, l->tp_dict, WALK_EDGE_DICT, 0);
+	NAMED(t, tp_mro, MRO);
+	NAMED(t, tp_bases, BASES);
+	NAMED(t, tp_base, BASE);
+	NAMED(t, ht_module, MODULE);
+	if (python_symbol(p, "PyExc_BaseException", &t, NULL) == 0 &&
+		mem_read_u64(p->id.pid, t, &t) == 0) {
+		NAMED(t, exc_args, ARGS);
+		NAMED(t, exc_traceback, TRACEBACK);
+		NAMED(t, exc_context, CONTEXT);
+		NAMED(t, exc_cause, CAUSE);
+		NAMED(t, exc_notes, NOTES);
+	}
+	know(p, "PyTraceBack_Type", &t);
+	NAMED(t, tb_next, TB_NEXT);
+	NAMED(t, tb_frame, TB_FRAME);
+	know(p, "_PyWeakref_RefType", &t);
+	NAMED(t, weakref_callback, CALLBACK);
+	know(p, "PyFrame_Type", &t);
+	NAMED(t, fo_back, F_BACK);
+	NAMED(t, fo_code, F_CODE);
+	NAMED(t, fo_builtins, F_BUILTINS);
+	hint(c, t, l->fo_globals, WALK_EDGE_GLOBALS, 0);
+	NAMED(t, fo_locals, F_LOCALS);
+	NAMED(t, fo_trace, F_TRACE);
+	for (int i = WALK_KNOW_GEN; i <= WALK_KNOW_ASYNC_GEN; i++) {
+		NAMED(c->known[i], gen_frame, GI_FRAME);
+		NAMED(c->known[i], gen_code, GI_CODE);
+	}
+	t = c->known[WALK_KNOW_CODE];
+	NAMED(t, co_consts, CO_CONSTS);
+	NAMED(t, co_names, CO_NAMES);
+	NAMED(t, co_varnames, CO_VARNAMES);
+	NAMED(t, co_freevars, CO_FREEVARS);
+	NAMED(t, co_cellvars, CO_CELLVARS);
+	NAMED(t, co_localsplusnames, CO_LOCALSPLUSNAMES);
+	NAMED(t, co_localspluskinds, CO_LOCALSPLUSKINDS);
+	NAMED(t, co_filename, CO_FILENAME);
+	NAMED(t, co_name, CO_NAME);
+	NAMED(t, co_qualname, CO_QUALNAME);
+	NAMED(t, co_linetable, CO_LINETABLE);
+	NAMED(t, co_exceptiontable, CO_EXCEPTIONTABLE);
+	NAMED(t, co_code, CO_CODE);
+}
+
+static void tell(struct walk_ctx *c, const struct job *j)
+{
+	const struct layout *l = &j->python->layout;
+	const struct python_rings *r = &j->rings;
+
+	/* Oldest first, as SNAPSHOT_NODES wants them. */
+	for (int i = 3; i >= 0; i--)
+		if (r->head[i])
+			c->heads[c->n_heads++] = r->head[i];
+	c->off.minor = l->minor;
+#define X(name) c->off.name = l->name;
+	WALK_OFFSETS(X)
+#undef X
+	tell_types(c, j->python);
+	tell_hints(c, j->python);
+}
+
+/* What changes from run to run, at the context's start. */
+#define RUN_PART offsetof(struct walk_ctx, heads)
+
+int child_setup(struct walker *w, struct job *j, struct graph *g, const struct cgroup *memory,
+	struct err *err)
+{
+	const uint64_t die[6] = {PR_SET_PDEATHSIG, SIGKILL};
+	_cleanup_free_ struct walk_ctx *c = NULL;
+	uint64_t none;
+	int r;
+
+	*w = (struct walker){.job = j, .graph = g, .memory = memory};
+	struct memory_room room;
+	cgroup_memory_room(memory, &room);
+	w->memory_floor_bytes =
+		MAX((uint64_t)(j->req.headroom / 3 * (double)room.limit_bytes), MEMORY_FLOOR);
+	w->local = malloc(UNITS * sizeof(*w->local));
+	c = calloc(1, sizeof(*c));
+	if (!w->local || !c)
+		return err_set(err, -ENOMEM, "out of memory");
+	r = remote_call(w, SYS_prctl, die, &none, err);
+	if (r == 0)
+		r = map_code(w, err);
+	if (r == 0)
+		r = remote_map(w, (sizeof(*c) + 4095) & ~4095UL, &w->ctx, err);
+	if (r == 0)
+		r = remote_map(w, STACK, &w->stack_top, err);
+	if (r == 0)
+		r = remote_map(w, UNITS * sizeof(struct walk_unit), &w->units, err);
+	if (r == 0)
+		r = remote_map(w, BATCH * sizeof(uint64_t), &w->in, err);
+	if (r < 0)
+		return r;
+	w->stack_top += STACK - 4096;
+	tell(c, j);
+	r = write_child(j, w->ctx, c, offsetof(struct walk_ctx, ring));
+	if (r < 0)
+		return err_set(err, r, "pid %d: cannot write into its copy: %s", (int)j->pid,
+			strerror(-r));
+	job_die_at(j, STEP_CHILD_READY);
+	return 0;
+}
+
+void child_release(struct walker *w)
+{
+	free(w->local);
+	w->local = NULL;
+}
+
+/* ---- running ---- */
+
+static int start(struct walker *w, struct err *err)
+{
+	pid_t child = w->job->child;
+	struct user_regs_struct regs;
+
+	if (ptrace(PTRACE_GETREGS, child, NULL, &regs) < 0)
+		return err_set(
+			err, -errno, "cannot read the copy's registers: %s", strerror(errno));
+	regs.rip = w->code;
+	regs.rdi = w->ctx;
+	regs.rsp = w->stack_top - 8; /* as behind a call */
+	regs.rbp = 0;
+	regs.orig_rax = (unsigned long)-1;
+	regs.eflags &= ~0x500UL; /* direction, trap */
+	if (ptrace(PTRACE_SETREGS, child, NULL, &regs) < 0)
+		return err_set(err, -errno, "cannot set the copy's registers: %s", strerror(errno));
+	return 0;
+}
+
+/* The walker's own int3, and not a breakpoint somewhere in the target's code. */
+static bool is_event(const struct walker *w, int status)
+{
+	struct user_regs_struct regs;
+
+	return STOP_EVENT(status) == 0 && STOP_SIGNAL(status) == SIGTRAP &&
+	       ptrace(PTRACE_GETREGS, w->job->child, NULL, &regs) == 0 && regs.rip >= w->code &&
+	       regs.rip <= w->code_end;
+}
+
+/* Something went wrong in the object it looks at: tell the walker to step over it. */
+static int fault(struct walker *w, struct err *err)
+{
+	const uint32_t yes = 1;
+	int r;
+
+	if (++w->faults > FAULTS_MAX) {
+		job_truncate(w->job, "more than %d objects could not be traversed", FAULTS_MAX);
+		return -E2BIG;
+	}
+	r = write_child(w->job, w->ctx + offsetof(struct walk_ctx, fault), &yes, sizeof(yes));
+	if (r < 0)
+		return err_set(err, r, "pid %d: cannot write into its copy: %s", (int)w->job->pid,
+			strerror(-r));
+	return start(w, err);
+}
+
+static int drain(struct walker *w, struct walk_ctx *c, struct err *err)
+{
+	const uint64_t zero = 0;
+	int r;
+
+	r = mem_read(w->job->child, w->ctx, c, RUN_PART);
+	if (r < 0 || c->n_units > UNITS)
+		return err_set(
+			err, -EPROTO, "pid %d: the walker in its copy is lost", (int)w->job->pid);
+	r = mem_read(w->job->child, w->units, w->local, c->n_units * sizeof(*w->local));
+	if (r == 0)
+		r = write_child(w->job, w->ctx + offsetof(struct walk_ctx, n_units), &zero, 8);
+	if (r < 0)
+		return err_set(
+			err, r, "pid %d: cannot read its copy: %s", (int)w->job->pid, strerror(-r));
+	r = graph_take(w->graph, w->local, c->n_units);
+	if (r == -ENOMEM) {
+		job_truncate(
+			w->job, "out of memory for the graph after %zu objects", w->graph->n_nodes);
+		return -E2BIG;
+	}
+	if (r < 0)
+		return err_set(err, r, "pid %d: the walker in its copy wrote what makes no sense",
+			(int)w->job->pid);
+	if (!w->first_drain) {
+		w->first_drain = true;
+		job_die_at(w->job, STEP_CHILD_WALKING);
+	}
+	return 0;
+}
+
+/* Runs the walker until its job is done. -E2BIG: a cap was reached, what there is stays. */
+static int run(struct walker *w, struct walk_ctx *c, struct err *err)
+{
+	struct job *j = w->job;
+	uint64_t seen = UINT64_MAX;
+	int status, r;
+
+	r = write_child(j, w->ctx, c, RUN_PART);
+	if (r < 0)
+		return err_set(err, r, "pid %d: cannot write into its copy: %s", (int)j->pid,
+			strerror(-r));
+	r = start(w, err);
+	while (r == 0) {
+		if (ptrace(PTRACE_SYSEMU, j->child, NULL, NULL) < 0)
+			return err_set(err, -errno, "cannot run the copy: %s", strerror(errno));
+		r = await(w, STUCK_NS, &status, err);
+		if (r == -ETIME) {
+			uint64_t at;
+
+			/* one object for a second: a loop in its tp_traverse, unless it is huge */
+			r = mem_read_u64(
+				j->child, w->ctx + offsetof(struct walk_ctx, current), &at);
+			if (r < 0 || ptrace(PTRACE_INTERRUPT, j->child, NULL, NULL) < 0)
+				return err_set(err, -EIO, "the copy is lost");
+			r = await(w, STUCK_NS, &status, err);
+			if (r < 0)
+				return r == -ETIME ? err_set(err, r, "the copy does not stop") : r;
+			if (at == seen && !is_event(w, status)) {
+				r = fault(w, err);
+				continue;
+			}
+			seen = at;
+		}
+		if (r < 0)
+			return r;
+		r = check_guards(w, err);
+		if (r < 0)
+			return r;
+		if (is_event(w, status)) {
+			r = drain(w, c, err);
+			if (r < 0 || c->event != WALK_FULL)
+				break;
+			continue;
+		}
+		if (STOP_EVENT(status) == PTRACE_EVENT_STOP)
+			continue;
+		/* a signal of its own doing, or an attempt to make a system call */
+		if (STOP_IS_SYSCALL(status) || STOP_SIGNAL(status) == SIGSEGV ||
+			STOP_SIGNAL(status) == SIGBUS || STOP_SIGNAL(status) == SIGFPE ||
+			STOP_SIGNAL(status) == SIGILL || STOP_SIGNAL(status) == SIGTRAP ||
+			STOP_SIGNAL(status) == SIGABRT)
+			r = fault(w, err);
+	}
+	if (r < 0)
+		return r;
+	if (c->n_headers_lost)
+		job_truncate(j, "%" PRIu64 " objects were damaged", c->n_headers_lost);
+	if (c->event == WALK_BROKEN)
+		job_truncate(j, "a list of the collector could not be followed to its end");
+	if (c->event == WALK_CAPPED) {
+		job_truncate(j, "capped at %" PRIu64 " objects", j->req.max_objects);
+		return -E2BIG;
+	}
+	return 0;
+}
+
+static void prepare(const struct walker *w, struct walk_ctx *c, uint32_t op)
+{
+	uint64_t max = w->job->req.max_objects;
+
+	memset(c, 0, sizeof(*c));
+	c->op = op;
+	c->units = w->units;
+	c->cap_units = UNITS;
+	c->n_objects = w->graph->n_nodes;
+	c->max_objects = max ? max : UINT64_MAX;
+}
+
+int child_walk_rings(struct walker *w, struct err *err)
+{
+	_cleanup_free_ struct walk_ctx *c = malloc(sizeof(*c));
+	int r;
+
+	if (!c)
+		return err_set(err, -ENOMEM, "out of memory");
+	prepare(w, c, WALK_RINGS);
+	r = run(w, c, err);
+	w->job->skipped = w->graph->skipped;
+	return r == -E2BIG ? 0 : r;
+}
+
+int child_expand(struct walker *w, struct err *err)
+{
+	_cleanup_free_ struct walk_ctx *c = malloc(sizeof(*c));
+	struct graph *g = w->graph;
+	int r = 0;
+
+	if (!c)
+		return err_set(err, -ENOMEM, "out of memory");
+	while (r == 0 && g->queue_at < g->n_queue) {
+		size_t n = MIN(g->n_queue - g->queue_at, (size_t)BATCH);
+		const uint64_t zero = 0;
+
+		prepare(w, c, WALK_EXPAND);
+		c->in = w->in;
+		c->n_in = n;
+		r = write_child(w->job, w->in, g->queue + g->queue_at, n * sizeof(uint64_t));
+		if (r == 0)
+			r = write_child(
+				w->job, w->ctx + offsetof(struct walk_ctx, in_next), &zero, 8);
+		if (r < 0)
+			return err_set(err, r, "pid %d: cannot write into its copy: %s",
+				(int)w->job->pid, strerror(-r));
+		g->queue_at += n;
+		r = run(w, c, err);
+	}
+	w->job->skipped = g->skipped;
+	return r == -E2BIG ? 0 : r;
+}

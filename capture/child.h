@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The frozen copy while it lives: the walker mapped in, run, drained, watched.
+ *
+ * The copy never runs code of the target's own accord and makes no system call by itself: it is
+ * resumed with PTRACE_SYSEMU, under which a system call is a stop and nothing more. It is killed at
+ * once when the target ends or execs (it shares the descriptor table: a listening port would
+ * stay bound), when memory runs short, and at the deadline.
+ */
+#ifndef PYLEAK_CAPTURE_CHILD_H
+#define PYLEAK_CAPTURE_CHILD_H
+
+#include "capture/cgroup.h"
+#include "capture/job.h"
+#include "include/pyleak/walk.h"
+
+struct graph;
+
+struct walker {
+	struct job *job;
+	struct graph *graph;
+	const struct cgroup *memory;
+	uint64_t memory_floor_bytes; /* the copy dies when less is free */
+	uint64_t code, code_end;     /* addresses in the copy */
+	uint64_t ctx, stack_top, units, in;
+	struct walk_unit *local; /* drained units */
+	uint64_t guards_at_ns;
+	uint32_t faults;
+	bool first_drain;
+};
+
+/* Maps the walker into j->child. */
+int child_setup(struct walker *w, struct job *j, struct graph *g, const struct cgroup *memory,
+	struct err *err);
+void child_release(struct walker *w);
+
+/* Every object in the collector's rings into the graph. */
+int child_walk_rings(struct walker *w, struct err *err);
+
+/* The objects the graph has queued, and what they lead to, until there is nothing new. */
+int child_expand(struct walker *w, struct err *err);
+
+#endif

@@ -1,0 +1,175 @@
+/* SPDX-License-Identifier: MIT */
+#include "capture/graph.h"
+
+#include <string.h>
+#include <sys/mman.h>
+
+#include "daemon/util/macros.h"
+
+void graph_release(struct graph *g)
+{
+	free(g->nodes);
+	free(g->edges);
+	free(g->types);
+	free(g->queue);
+	free(g->roots);
+	u64map_release(&g->type_index);
+	u64map_release(&g->static_types);
+	u64map_release(&g->outside);
+	memset(g, 0, sizeof(*g));
+}
+
+/* Room for one more element of `size` bytes. */
+static int grow(void *v, size_t n, size_t *cap, size_t size)
+{
+	void **at = v, *bigger;
+	size_t more;
+
+	if (n < *cap)
+		return 0;
+	more = *cap ? *cap + *cap / 2 : 1024;
+	bigger = realloc(*at, more * size);
+	if (!bigger)
+		return -ENOMEM;
+	*at = bigger;
+	*cap = more;
+	return 0;
+}
+
+uint32_t graph_type(struct graph *g, uint64_t addr)
+{
+	uint64_t *at;
+	bool new;
+
+	if (addr == g->last_type && g->n_types)
+		return g->last_index;
+	at = u64map_upsert(&g->type_index, addr ? addr : 1, g->n_types, &new);
+	if (!at)
+		return UINT32_MAX;
+	if (new) {
+		if (grow(&g->types, g->n_types, &g->cap_types, sizeof(*g->types)) < 0)
+			return UINT32_MAX;
+		g->types[g->n_types++] = (struct snapshot_type){.addr = addr};
+	}
+	g->last_type = addr;
+	g->last_index = (uint32_t)*at;
+	return g->last_index;
+}
+
+/* Word at ob_refcnt: what it says, per version (LAYOUTS, "Reference counts"). */
+static int64_t read_refcount(int minor, uint64_t raw, uint32_t *flags)
+{
+	if (minor <= 10)
+		return (int64_t)raw;
+	if (minor == 11) {
+		/* static objects start at 999 999 999 */
+		if ((int64_t)raw >= 900000000)
+			*flags |= SNAPSHOT_NODE_IMMORTAL;
+		return (int64_t)raw;
+	}
+	if ((int32_t)(uint32_t)raw < 0)
+		*flags |= SNAPSHOT_NODE_IMMORTAL;
+	return minor >= 14 ? (int64_t)(uint32_t)raw : (int64_t)raw;
+}
+
+static int take_node(struct graph *g, const struct walk_unit *u)
+{
+	struct snapshot_node *n;
+	uint32_t type = graph_type(g, u[1].a);
+
+	if (type == UINT32_MAX || g->n_nodes >= UINT32_MAX ||
+		grow(&g->nodes, g->n_nodes, &g->cap_nodes, sizeof(*g->nodes)) < 0)
+		return -ENOMEM;
+	n = &g->nodes[g->n_nodes++];
+	*n = (struct snapshot_node){.addr = u[0].a, .bytes = u[2].a, .type = type};
+	if (WALK_ARG(u[0].b) & WALK_NODE_TRACKED) {
+		n->flags |= SNAPSHOT_NODE_TRACKED;
+	} else {
+		uint64_t *at = u64map_get(&g->outside, u[0].a);
+
+		if (at)
+			*at = g->n_nodes;
+	}
+	n->refcount = read_refcount(g->minor, u[1].b, &n->flags);
+	g->node_edges_at = g->n_edges;
+	return 0;
+}
+
+int graph_want(struct graph *g, uint64_t addr)
+{
+	bool new;
+
+	if (!addr)
+		return 0;
+	if (!u64map_upsert(&g->outside, addr, 0, &new))
+		return -ENOMEM;
+	if (!new)
+		return 0;
+	if (grow(&g->queue, g->n_queue, &g->cap_queue, sizeof(*g->queue)) < 0)
+		return -ENOMEM;
+	g->queue[g->n_queue++] = addr;
+	return 0;
+}
+
+static int take_edge(struct graph *g, const struct walk_unit *u)
+{
+	struct snapshot_node *n;
+
+	if (g->n_nodes == 0)
+		return -EPROTO;
+	if (grow(&g->edges, g->n_edges, &g->cap_edges, sizeof(*g->edges)) < 0)
+		return -ENOMEM;
+	g->edges[g->n_edges++].raw = *u;
+	n = &g->nodes[g->n_nodes - 1];
+	if (n->n_edges == UINT32_MAX)
+		return -EPROTO;
+	n->n_edges++;
+	return u->b & WALK_UNTRACKED ? graph_want(g, u->a) : 0;
+}
+
+int graph_take(struct graph *g, const struct walk_unit *u, size_t n)
+{
+	for (size_t i = 0; i < n;) {
+		unsigned tag = WALK_TAG(u[i].b);
+		int r;
+
+		if (tag == WALK_NODE) {
+			if (n - i < 3)
+				return -EPROTO;
+			r = take_node(g, u + i);
+			i += 3;
+		} else if (tag == WALK_SKIP) {
+			struct snapshot_node *last = g->n_nodes ? &g->nodes[g->n_nodes - 1] : NULL;
+
+			if (!last || last->addr != u[i].a)
+				return -EPROTO;
+			last->flags |= SNAPSHOT_NODE_SKIPPED;
+			last->n_edges = 0;
+			g->n_edges = g->node_edges_at;
+			g->skipped++;
+			r = 0;
+			i++;
+		} else if (tag >= WALK_EDGE_PLAIN && tag <= WALK_EDGE_GLOBALS) {
+			r = take_edge(g, u + i);
+			i++;
+		} else {
+			return -EPROTO;
+		}
+		if (r < 0)
+			return r;
+	}
+	return 0;
+}
+
+int graph_add_root(struct graph *g, uint64_t addr, uint32_t kind, uint32_t name, uint32_t edge_kind,
+	uint32_t edge_arg)
+{
+	if (grow(&g->roots, g->n_roots, &g->cap_roots, sizeof(*g->roots)) < 0)
+		return -ENOMEM;
+	g->roots[g->n_roots++] = (struct snapshot_root){.addr = addr,
+		.kind = kind,
+		.name = name,
+		.edge_kind = edge_kind,
+		.edge_arg = edge_arg};
+	return 0;
+}

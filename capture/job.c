@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+#include "capture/job.h"
+
+#include <signal.h>
+#include <stdarg.h>
+#include <sys/socket.h>
+
+#include "daemon/util/units.h"
+
+void job_die_at(const struct job *j, enum step step)
+{
+	if (j->req.die_at == (uint32_t)step)
+		kill(getpid(), SIGKILL);
+}
+
+uint64_t job_time_left(const struct job *j, uint64_t max_ns)
+{
+	uint64_t now = now_monotonic_ns();
+
+	return now >= j->deadline_ns ? 0 : MIN(j->deadline_ns - now, max_ns);
+}
+
+void job_progress(const struct job *j, const char *fmt, ...)
+{
+	struct capture_message m = {.protocol = CAPTURE_PROTOCOL, .kind = CAPTURE_PROGRESS};
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(m.text, sizeof(m.text), fmt, ap);
+	va_end(ap);
+	m.predicted_pause_ns = j->predicted_ns;
+	m.tries = j->tries;
+	m.duration_ns = now_monotonic_ns() - j->began_ns;
+	/* progress is a courtesy: a daemon that does not read it must not hold up a stop */
+	(void)!send(j->sock, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
+void job_truncate(struct job *j, const char *fmt, ...)
+{
+	va_list ap;
+
+	if (j->truncated)
+		return;
+	j->truncated = true;
+	va_start(ap, fmt);
+	vsnprintf(j->truncated_why, sizeof(j->truncated_why), fmt, ap);
+	va_end(ap);
+}

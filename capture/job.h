@@ -1,0 +1,101 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * One capture: the request, what is known of the target, and what it cost so far. The phases, each
+ * with its file: preflight, stop + gate, loan (a stopped thread's registers for one system call),
+ * fork, child (the walker), graph + roots + labels, snapshot.
+ */
+#ifndef PYLEAK_CAPTURE_JOB_H
+#define PYLEAK_CAPTURE_JOB_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#include "daemon/python/python.h"
+#include "daemon/util/err.h"
+#include "include/pyleak/capture.h"
+
+/*
+ * Steps at which the tests let the helper kill itself (capture_request.die_at). Wherever that is,
+ * the target must live on with its exact state.
+ */
+enum step {
+	STEP_FORK_FRAMES = 1,  /* frames written below the stack */
+	STEP_FORK_REGS,        /* registers set, mask not yet */
+	STEP_FORK_MASK,        /* mask set */
+	STEP_FORK_RUNNING,     /* on its way into clone() */
+	STEP_FORK_ENTRY,       /* stopped at clone()'s entry */
+	STEP_FORK_CLONED,      /* stopped at the clone event, child not ours alone yet */
+	STEP_FORK_CHILD_OWNED, /* child gets EXITKILL */
+	STEP_FORK_EXIT,        /* stopped at clone()'s exit */
+	STEP_FORK_BACK,        /* stopped in the kernel's signal code */
+	STEP_FORK_MASK_BACK,   /* mask restored, registers not yet */
+	STEP_FORK_REGS_BACK,   /* both restored */
+	STEP_FORK_RELEASED,    /* target detached */
+	STEP_CHILD_READY,      /* walker mapped in */
+	STEP_CHILD_WALKING,    /* first buffer drained */
+	STEP_CHILD_KILLED,     /* child dead, not reaped in the target */
+	STEP_REAP_FRAMES,      /* as above, for wait4() */
+	STEP_REAP_REGS,
+	STEP_REAP_MASK,
+	STEP_REAP_ENTRY,
+	STEP_REAP_EXIT,
+	STEP_REAP_BACK,
+	STEP_REAP_MASK_BACK,
+	STEP_REAP_REGS_BACK,
+	STEP_REAP_RELEASED,
+	STEP_WRITING, /* before the snapshot is written */
+	STEP_LAST = STEP_WRITING,
+};
+
+struct loan_places;
+
+struct target_facts {
+	int threads;
+	bool seccomp;      /* lift its filter for our one system call */
+	bool other_pid_ns; /* its numbers of threads are not ours */
+	uint64_t rss_anon_bytes;
+	uint64_t page_table_bytes;
+	uint64_t stack_start; /* of its program image: another one after exec */
+};
+
+struct job {
+	struct capture_request req;
+	int sock;      /* to the daemon */
+	int out;       /* snapshot file */
+	int wake;      /* signalfd of SIGCHLD: some tracee changed */
+	int target_fd; /* pidfd of the target */
+	int lock;      /* one capture per host */
+
+	uint64_t began_ns, deadline_ns; /* monotonic */
+	struct python *python;
+	struct python_rings rings;
+	struct proc_info info;
+	struct target_facts facts;
+	struct loan_places *places; /* loan.h */
+	pid_t pid;                  /* target */
+	pid_t child;                /* frozen copy, 0: none */
+	pid_t child_inside;         /* as the target's pid namespace numbers it */
+
+	uint64_t predicted_ns;
+	uint64_t stop_ns;       /* the stop that worked */
+	uint64_t reap_ns;       /* the second one */
+	uint64_t gate_stops_ns; /* stops that led to nothing, summed */
+	unsigned tries;
+	uint32_t skipped;
+	bool truncated;
+	char truncated_why[256];
+};
+
+/* Kills the helper on the spot if the request asks for that at this step (tests). */
+void job_die_at(const struct job *j, enum step step);
+
+/* Time left until the deadline, at most max_ns. */
+uint64_t job_time_left(const struct job *j, uint64_t max_ns);
+
+void job_progress(const struct job *j, const char *fmt, ...) _printf_(2, 3);
+
+/* Notes why the graph is not whole; the first reason stays. */
+void job_truncate(struct job *j, const char *fmt, ...) _printf_(2, 3);
+
+#endif

@@ -1,0 +1,467 @@
+/* SPDX-License-Identifier: MIT */
+#include "capture/loan.h"
+
+#include <elf.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/ptrace.h>
+#include <linux/ptrace.h> /* after sys/ptrace.h: they share names */
+#include <sys/syscall.h>
+#include <sys/uio.h>
+
+#include "daemon/python/mem.h"
+#include "daemon/util/units.h"
+
+#ifndef __x86_64__
+#error "captures know the signal frames of x86-64 only"
+#endif
+
+#ifndef PTRACE_GET_RSEQ_CONFIGURATION
+#define PTRACE_GET_RSEQ_CONFIGURATION 0x420f
+#endif
+
+#define RED_ZONE      128 /* below the stack pointer, used by leaf functions (x86-64 psABI) */
+#define STACK_NEEDED  (16u << 10)
+#define XSTATE_MAX    (12u << 10) /* 11 KiB with AMX */
+#define FRAME_ROOM    1024        /* one frame and its siginfo, 440 bytes, rounded up */
+#define MAPS_FRESH_NS ((uint64_t)250 * 1000000)
+#define CODE_MAX      (16u << 20)
+
+/* arch/x86/include/uapi/asm/sigcontext.h */
+#define FP_XSTATE_MAGIC1   0x46505853U
+#define FP_XSTATE_MAGIC2   0x46505845U
+#define XSTATE_SW_RESERVED 464 /* of the FXSAVE area: software reserved bytes */
+#define XSTATE_XFEATURES   464 /* NT_X86_XSTATE: the features of this task (XCR0) */
+#define XSTATE_MIN         576 /* legacy area and header */
+/* arch/x86/include/uapi/asm/ucontext.h */
+#define UC_FP_XSTATE         1
+#define UC_SIGCONTEXT_SS     2
+#define UC_STRICT_RESTORE_SS 4
+/* Not a mode sigaltstack() knows: rt_sigreturn() ignores it and leaves the thread's alternate
+ * stack as it is (restore_altstack() squashes all errors but EFAULT). */
+#define SS_KEEP 0x40
+
+struct sw_bytes { /* struct _fpx_sw_bytes */
+	uint32_t magic1, extended_size;
+	uint64_t xfeatures;
+	uint32_t xstate_size, padding[7];
+};
+
+struct frame { /* struct rt_sigframe without the siginfo, which rt_sigreturn() does not read */
+	uint64_t restorer;
+	uint64_t uc_flags, uc_link;
+	struct {
+		uint64_t sp;
+		int32_t flags, padding;
+		uint64_t size;
+	} altstack;
+	uint64_t r8, r9, r10, r11, r12, r13, r14, r15, rdi, rsi, rbp, rbx, rdx, rax, rcx, rsp, rip,
+		eflags;
+	uint16_t cs, gs, fs, ss;
+	uint64_t err, trapno, oldmask, cr2, fpstate, reserved[8];
+	uint64_t mask;
+};
+_Static_assert(sizeof(struct sw_bytes) == 48, "kernel ABI");
+_Static_assert(sizeof(struct frame) == 8 + 40 + 256 + 8, "kernel ABI");
+
+static void *number(uint64_t v)
+{
+	return (void *)(uintptr_t)v;
+}
+
+/* ---- places ---- */
+
+static uint64_t find_bytes(pid_t pid, const struct proc_map *m, const uint8_t *what, size_t n)
+{
+	size_t size = MIN(m->end - m->start, (uint64_t)CODE_MAX);
+	_cleanup_free_ uint8_t *buf = malloc(size);
+	const uint8_t *at;
+	ssize_t got;
+
+	if (!buf)
+		return 0;
+	got = mem_read_some(pid, m->start, buf, size);
+	if (got <= 0)
+		return 0;
+	at = memmem(buf, (size_t)got, what, n);
+	return at ? m->start + (uint64_t)(at - buf) : 0;
+}
+
+static const char *base_name(const char *path)
+{
+	const char *slash = strrchr(path, '/');
+
+	return slash ? slash + 1 : path;
+}
+
+int loan_find_places(const struct job *j, struct loan_places *ret, struct err *err)
+{
+	static const uint8_t syscall_ret[] = {0x0f, 0x05, 0xc3};
+	static const uint8_t sigreturn[] = {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05};
+	int r;
+
+	memset(ret, 0, sizeof(*ret));
+	r = proc_maps_read(j->pid, &ret->maps, err);
+	if (r < 0)
+		return r;
+	ret->maps_at_ns = now_monotonic_ns();
+	for (size_t i = 0; i < ret->maps.n; i++)
+		if (strstr(base_name(ret->maps.v[i].path), "ld-musl"))
+			return err_set(err, -EOPNOTSUPP,
+				"pid %d runs on musl: captures are only proven with glibc",
+				(int)j->pid);
+	/* libc first; a Python with libc linked in has the same two functions */
+	for (int pass = 0; pass < 2 && !(ret->syscall_ret && ret->sigreturn); pass++)
+		for (size_t i = 0; i < ret->maps.n; i++) {
+			const struct proc_map *m = &ret->maps.v[i];
+			bool libc = strncmp(base_name(m->path), "libc.so", 7) == 0 ||
+				    strncmp(base_name(m->path), "libc-", 5) == 0;
+
+			if (m->perm[2] != 'x' || m->path[0] != '/' || libc != (pass == 0))
+				continue;
+			if (!ret->syscall_ret)
+				ret->syscall_ret =
+					find_bytes(j->pid, m, syscall_ret, sizeof(syscall_ret));
+			if (!ret->sigreturn)
+				ret->sigreturn =
+					find_bytes(j->pid, m, sigreturn, sizeof(sigreturn));
+		}
+	if (!ret->syscall_ret || !ret->sigreturn)
+		return err_set(err, -EOPNOTSUPP,
+			"pid %d: no glibc whose system calls could be borrowed was found in it",
+			(int)j->pid);
+	return 0;
+}
+
+void loan_places_release(struct loan_places *p)
+{
+	if (p)
+		proc_maps_release(&p->maps);
+}
+
+int loan_refresh(struct job *j, bool force)
+{
+	struct proc_maps maps;
+	int r;
+
+	if (!force && now_monotonic_ns() - j->places->maps_at_ns < MAPS_FRESH_NS)
+		return 0;
+	r = proc_maps_read(j->pid, &maps, NULL);
+	if (r < 0)
+		return r;
+	proc_maps_release(&j->places->maps);
+	j->places->maps = maps;
+	j->places->maps_at_ns = now_monotonic_ns();
+	return 0;
+}
+
+/* ---- may this thread lend? ---- */
+
+/* A restartable sequence is aborted when its thread is stopped in it; that must happen with the
+ * registers it had. */
+static bool in_rseq(pid_t pid, const struct thread *t)
+{
+	struct ptrace_rseq_configuration c;
+	struct {
+		uint32_t version, flags;
+		uint64_t start, post_commit_offset, abort;
+	} cs;
+	uint64_t at;
+
+	memset(&c, 0, sizeof(c));
+	if (ptrace(PTRACE_GET_RSEQ_CONFIGURATION, t->tid, number(sizeof(c)), &c) < 0 ||
+		c.rseq_abi_pointer == 0)
+		return false;
+	/* struct rseq: cpu_id_start, cpu_id, rseq_cs */
+	if (mem_read_u64(pid, c.rseq_abi_pointer + 8, &at) < 0)
+		return true;
+	if (at == 0)
+		return false;
+	if (mem_read(pid, at, &cs, sizeof(cs)) < 0)
+		return true;
+	return t->regs.rip - cs.start < cs.post_commit_offset;
+}
+
+int loan_check(const struct job *j, struct thread *t)
+{
+	const struct proc_map *m;
+	uint64_t sp;
+
+	if (stop_regs(t) < 0)
+		return -EAGAIN;
+	sp = t->regs.rsp;
+	if (t->regs.cs != 0x33 || t->regs.eflags & 0x100) /* not 64-bit code; single-stepping */
+		return -EAGAIN;
+	m = proc_maps_find(&j->places->maps, sp);
+	if (!m || m->perm[0] != 'r' || m->perm[1] != 'w' || m->inode != 0)
+		return -EAGAIN;
+	if (sp - m->start < STACK_NEEDED + RED_ZONE)
+		return -EAGAIN;
+	/* Its own stack: the main thread's by name; glibc keeps other threads' control block
+	 * (fs_base) at the top of their stack. Coroutines, signal stacks: another time. */
+	if (t->tid == j->pid ? strcmp(m->path, "[stack]") != 0
+			     : t->regs.fs_base < m->start || t->regs.fs_base >= m->end)
+		return -EAGAIN;
+	return in_rseq(j->pid, t) ? -EAGAIN : 0;
+}
+
+/* ---- frames ---- */
+
+static int write_target(pid_t pid, uint64_t at, const void *buf, size_t n)
+{
+	struct iovec local = {.iov_base = (void *)(uintptr_t)buf, .iov_len = n};
+	struct iovec remote = {.iov_base = number(at), .iov_len = n};
+	ssize_t put = process_vm_writev(pid, &local, 1, &remote, 1, 0);
+
+	if (put < 0)
+		return -errno;
+	return (size_t)put == n ? 0 : -EFAULT;
+}
+
+static void fill_frame(struct frame *f, const struct user_regs_struct *r, uint64_t restorer)
+{
+	memset(f, 0, sizeof(*f));
+	f->restorer = restorer;
+	f->uc_flags = UC_SIGCONTEXT_SS | UC_STRICT_RESTORE_SS;
+	f->altstack.flags = SS_KEEP;
+	f->r8 = r->r8;
+	f->r9 = r->r9;
+	f->r10 = r->r10;
+	f->r11 = r->r11;
+	f->r12 = r->r12;
+	f->r13 = r->r13;
+	f->r14 = r->r14;
+	f->r15 = r->r15;
+	f->rdi = r->rdi;
+	f->rsi = r->rsi;
+	f->rbp = r->rbp;
+	f->rbx = r->rbx;
+	f->rdx = r->rdx;
+	f->rax = r->rax;
+	f->rcx = r->rcx;
+	f->rsp = r->rsp;
+	f->rip = r->rip;
+	f->eflags = r->eflags;
+	f->cs = (uint16_t)r->cs;
+	f->ss = (uint16_t)r->ss;
+}
+
+int loan_begin(struct loan *l, const struct job *j, struct thread *t, bool reap, struct err *err)
+{
+	_Alignas(64) static uint8_t x[XSTATE_MAX + 64];
+	struct iovec v = {.iov_base = x, .iov_len = XSTATE_MAX};
+	struct user_regs_struct regs;
+	uint64_t top, fp;
+	struct frame f;
+	struct sw_bytes sw;
+	const uint32_t magic2 = FP_XSTATE_MAGIC2;
+	int r;
+
+	*l = (struct loan){.job = j, .thread = t, .reap = reap};
+	r = stop_regs(t);
+	if (r == 0 && ptrace(PTRACE_GETSIGMASK, t->tid, number(8), &l->mask) < 0)
+		r = -errno;
+	if (r == 0 && ptrace(PTRACE_GETREGSET, t->tid, number(NT_X86_XSTATE), &v) < 0)
+		r = -errno;
+	if (r < 0)
+		return err_set(err, r, "pid %d: cannot read the state of thread %d: %s",
+			(int)j->pid, (int)t->tid, strerror(-r));
+	if (v.iov_len < XSTATE_MIN || v.iov_len >= XSTATE_MAX)
+		return err_set(err, -EOPNOTSUPP,
+			"pid %d: %zu bytes of processor state are more than captures know to save",
+			(int)j->pid, v.iov_len);
+
+	/* In memory the state is as the kernel writes it into a signal frame: size and features
+	 * in the software bytes, a second magic number behind it. */
+	memset(&sw, 0, sizeof(sw));
+	sw.magic1 = FP_XSTATE_MAGIC1;
+	sw.extended_size = (uint32_t)v.iov_len + sizeof(magic2);
+	memcpy(&sw.xfeatures, x + XSTATE_XFEATURES, 8);
+	sw.xstate_size = (uint32_t)v.iov_len;
+	memcpy(x + XSTATE_SW_RESERVED, &sw, sizeof(sw));
+	memcpy(x + v.iov_len, &magic2, sizeof(magic2));
+
+	top = t->regs.rsp - RED_ZONE;
+	fp = (top - v.iov_len - sizeof(magic2)) & ~63ULL;
+	/* as at a function's entry: 8 below a multiple of 16 */
+	l->sp_back = ((fp - FRAME_ROOM) & ~15ULL) - 8;
+	l->sp_exit = l->sp_back - FRAME_ROOM;
+	if (t->regs.rsp - l->sp_exit > STACK_NEEDED)
+		return err_set(err, -EOPNOTSUPP, "pid %d: its processor state needs too much stack",
+			(int)j->pid);
+
+	/* By itself the thread makes an interrupted system call again, as after a signal without
+	 * a handler. */
+	regs = t->regs;
+	stop_fix_eintr(&regs);
+	if (stop_in_syscall(&regs) && (long)regs.rax != -EINTR) {
+		regs.rax = regs.orig_rax;
+		regs.rip -= 2;
+	}
+	fill_frame(&f, &regs, j->places->sigreturn);
+	f.uc_flags |= UC_FP_XSTATE;
+	f.fpstate = fp;
+	f.mask = l->mask;
+	r = write_target(j->pid, fp, x, v.iov_len + sizeof(magic2));
+	if (r == 0)
+		r = write_target(j->pid, l->sp_back, &f, sizeof(f));
+	if (r == 0) {
+		fill_frame(&f, &regs, j->places->sigreturn);
+		f.rip = j->places->syscall_ret;
+		f.rax = SYS_exit;
+		f.rdi = LOAN_EXIT_STATUS;
+		f.rsp = l->sp_exit;
+		f.mask = ~0ULL;
+		r = write_target(j->pid, l->sp_exit, &f, sizeof(f));
+	}
+	if (r < 0)
+		return err_set(err, r == -EFAULT ? -EAGAIN : r,
+			"pid %d: cannot write below the stack of thread %d: %s", (int)j->pid,
+			(int)t->tid, strerror(-r));
+	job_die_at(j, reap ? STEP_REAP_FRAMES : STEP_FORK_FRAMES);
+	return 0;
+}
+
+/* ---- running ---- */
+
+static int restore(struct loan *l, struct err *err)
+{
+	struct thread *t = l->thread;
+	struct user_regs_struct regs = t->regs;
+
+	stop_fix_eintr(&regs);
+	if (ptrace(PTRACE_SETSIGMASK, t->tid, number(8), &l->mask) < 0)
+		goto failed;
+	job_die_at(l->job, l->reap ? STEP_REAP_MASK_BACK : STEP_FORK_MASK_BACK);
+	if (ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) < 0)
+		goto failed;
+	l->armed = false;
+	job_die_at(l->job, l->reap ? STEP_REAP_REGS_BACK : STEP_FORK_REGS_BACK);
+	return 0;
+failed:
+	return err_set(err, -errno, "pid %d: cannot put back thread %d: %s; its own frame does",
+		(int)l->job->pid, (int)t->tid, strerror(errno));
+}
+
+/* Stops that are inside of the kernel's signal code, where a system call that was interrupted is
+ * started again by the kernel itself. */
+static bool in_signal_code(struct loan *l, int status)
+{
+	if (STOP_EVENT(status) == PTRACE_EVENT_STOP)
+		return true;
+	if (STOP_EVENT(status) == 0 && !STOP_IS_SYSCALL(status)) {
+		l->signal = STOP_SIGNAL(status);
+		return true;
+	}
+	return false;
+}
+
+static int wait_next(struct loan *l, int *ret_status, struct err *err)
+{
+	const struct job *j = l->job;
+	int r = stop_wait(j->wake, l->thread->tid, job_time_left(j, UINT64_MAX), ret_status);
+
+	if (r == -ESRCH) {
+		l->thread->state = THREAD_GONE;
+		l->armed = false;
+		return err_set(err, r, "pid %d ended while it was captured", (int)j->pid);
+	}
+	if (r < 0)
+		return err_set(err, r, "pid %d: thread %d did not come back in time", (int)j->pid,
+			(int)l->thread->tid);
+	return 0;
+}
+
+int loan_enter(struct loan *l, uint64_t nr, const uint64_t args[6], struct err *err)
+{
+	struct thread *t = l->thread;
+	struct user_regs_struct regs = t->regs;
+	const uint64_t all = ~0ULL;
+	int status, r;
+
+	regs.rip = l->job->places->syscall_ret;
+	regs.rsp = l->sp_back;
+	regs.rax = nr;
+	regs.orig_rax = (unsigned long)-1;
+	regs.rdi = args[0];
+	regs.rsi = args[1];
+	regs.rdx = args[2];
+	regs.r10 = args[3];
+	regs.r8 = args[4];
+	regs.r9 = args[5];
+	l->armed = true;
+	if (ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) < 0) {
+		l->armed = false;
+		return err_set(err, -errno, "pid %d: cannot set registers: %s", (int)l->job->pid,
+			strerror(errno));
+	}
+	job_die_at(l->job, l->reap ? STEP_REAP_REGS : STEP_FORK_REGS);
+	if (ptrace(PTRACE_SETSIGMASK, t->tid, number(8), &all) < 0)
+		return err_set(err, -errno, "pid %d: cannot block signals: %s", (int)l->job->pid,
+			strerror(errno));
+	job_die_at(l->job, l->reap ? STEP_REAP_MASK : STEP_FORK_MASK);
+	if (ptrace(PTRACE_SYSCALL, t->tid, NULL, NULL) < 0)
+		return err_set(err, -errno, "pid %d: cannot run thread %d: %s", (int)l->job->pid,
+			(int)t->tid, strerror(errno));
+	if (!l->reap)
+		job_die_at(l->job, STEP_FORK_RUNNING);
+	r = wait_next(l, &status, err);
+	if (r < 0)
+		return r;
+	if (STOP_IS_SYSCALL(status)) {
+		job_die_at(l->job, l->reap ? STEP_REAP_ENTRY : STEP_FORK_ENTRY);
+		return 0;
+	}
+	if (in_signal_code(l, status)) {
+		r = restore(l, err);
+		return r < 0 ? r
+			     : err_set(err, -EBUSY,
+				       "pid %d was stopped by a signal just now; try again",
+				       (int)l->job->pid);
+	}
+	return err_set(err, -EPROTO, "pid %d: unexpected stop %#x", (int)l->job->pid, status);
+}
+
+int loan_next(struct loan *l, int *ret_status, struct err *err)
+{
+	if (ptrace(PTRACE_SYSCALL, l->thread->tid, NULL, NULL) < 0)
+		return err_set(err, -errno, "pid %d: cannot run thread %d: %s", (int)l->job->pid,
+			(int)l->thread->tid, strerror(errno));
+	return wait_next(l, ret_status, err);
+}
+
+int loan_end(struct loan *l, struct err *err)
+{
+	pid_t tid = l->thread->tid;
+
+	for (int n = 0; n < 8; n++) {
+		int status, r;
+
+		/* any stop takes back a request to stop: ask only now */
+		if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 ||
+			ptrace(PTRACE_CONT, tid, NULL, NULL) < 0)
+			return err_set(err, -errno, "pid %d: cannot run thread %d: %s",
+				(int)l->job->pid, (int)tid, strerror(errno));
+		r = wait_next(l, &status, err);
+		if (r < 0)
+			return r;
+		if (!in_signal_code(l, status))
+			continue;
+		job_die_at(l->job, l->reap ? STEP_REAP_BACK : STEP_FORK_BACK);
+		return restore(l, err);
+	}
+	return err_set(err, -EPROTO, "pid %d: thread %d does not come to rest", (int)l->job->pid,
+		(int)tid);
+}
+
+void loan_release(struct loan *l)
+{
+	struct thread *t = l->thread;
+
+	if (!t || t->state != THREAD_STOPPED)
+		return;
+	if (ptrace(PTRACE_DETACH, t->tid, NULL, number((uint64_t)l->signal)) == 0 || errno == ESRCH)
+		t->state = THREAD_FREE;
+	t->have_regs = false;
+	l->armed = false;
+}

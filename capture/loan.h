@@ -1,0 +1,70 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * A loan: the registers of one stopped thread of the target, for one system call.
+ *
+ * Before anything changes, two signal-return frames are written below the thread's red zone, as
+ * the kernel itself writes them for signal handlers: one that restores the thread's exact state
+ * (registers, FPU and vector state, signal mask), one that ends a process. The stack pointer is
+ * set so that the `ret` behind the system call runs into rt_sigreturn(). So if the helper dies at any
+ * instruction, the kernel puts the thread back by itself, and the copy ends.
+ *
+ * Registers are set before the mask and put back after it: the other way round a death between
+ * the two would leave every signal blocked for good.
+ */
+#ifndef PYLEAK_CAPTURE_LOAN_H
+#define PYLEAK_CAPTURE_LOAN_H
+
+#include "capture/job.h"
+#include "capture/stop.h"
+
+/* What is needed of the target's libc: addresses of instructions that are there already. */
+struct loan_places {
+	uint64_t syscall_ret;  /* syscall; ret */
+	uint64_t sigreturn;    /* mov $15, %rax; syscall */
+	struct proc_maps maps; /* of the target, where its stacks are */
+	uint64_t maps_at_ns;
+};
+
+/* Exit status of a copy that ended by its own frame; tells our zombies from the target's. */
+#define LOAN_EXIT_STATUS 107
+
+/* Finds the places. -EOPNOTSUPP: no glibc, or not of that shape. */
+int loan_find_places(const struct job *j, struct loan_places *ret, struct err *err);
+void loan_places_release(struct loan_places *p);
+
+/* Reads the mappings again if they are older than a quarter of a second or `force`. Between
+ * tries, not during a stop. */
+int loan_refresh(struct job *j, bool force);
+
+/* Whether t can lend: on its own stack with 16 KiB to spare, not inside of a restartable
+ * sequence. 0 or -EAGAIN. */
+int loan_check(const struct job *j, struct thread *t);
+
+struct loan {
+	const struct job *job;
+	struct thread *thread;
+	uint64_t mask;             /* signals the thread blocked */
+	uint64_t sp_back, sp_exit; /* where the two frames begin */
+	bool armed;                /* registers are not the thread's own */
+	bool reap;                 /* which family of steps the tests can stop at */
+	int signal;                /* was about to be delivered: give it back when detaching */
+};
+
+/* Writes the frames; nothing of the thread has changed after this. */
+int loan_begin(struct loan *l, const struct job *j, struct thread *t, bool reap, struct err *err);
+
+/* Sets the registers for the call, then blocks all signals, and lets the thread run to the call's
+ * entry. -EBUSY: a stop signal came between; the thread has its own state back. */
+int loan_enter(struct loan *l, uint64_t nr, const uint64_t args[6], struct err *err);
+
+/* From an entry, an event or an exit stop to the next stop of the thread. */
+int loan_next(struct loan *l, int *ret_status, struct err *err);
+
+/* After the call's exit stop: to a stop inside of the kernel's signal code, then mask, then
+ * registers; the thread stays stopped there. */
+int loan_end(struct loan *l, struct err *err);
+
+/* Lets the thread run: with its own state after loan_end(), else by its frame. */
+void loan_release(struct loan *l);
+
+#endif
