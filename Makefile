@@ -89,7 +89,7 @@ MANPAGES := $(wildcard docs/man/*.[1-8])
 UNIT := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 -include tests/unit/modules.mk
 
-.PHONY: all deps docs demo check check-unit check-long lint install uninstall clean unit-build compile_commands.json
+.PHONY: all deps docs demo check check-unit check-long lint install uninstall clean unit-build fuzzers fuzz-build compile_commands.json
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -159,10 +159,25 @@ endef
 $(foreach t,$(UNIT),$(eval $(call unit_test,$(t))))
 unit-build: $(addprefix $(O)/tests/,$(UNIT))
 
+# Fuzzers: tests/fuzz/fuzz_NAME.c, libFuzzer, MODULES_fuzz_NAME as above. `make fuzz-build`, then
+# build/fuzz/tests/fuzz_NAME [-max_total_time=SECONDS]; tests/integration/test_fuzz.py runs each for 20 s.
+FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
+define fuzz_test
+$(O)/tests/$(1): $$(call obj,tests/fuzz/$(1).c $$(foreach m,$$(MODULES_$(1)),$$(SRC_$$(m))))
+	$$(call say,LD,$$@)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(CFLAGS) $$(LDFLAGS) -fsanitize=fuzzer $$^ $$(foreach m,$$(MODULES_$(1)),$$(LIBS_$$(m))) -o $$@
+endef
+$(foreach t,$(FUZZ),$(eval $(call fuzz_test,$(t))))
+fuzzers: $(addprefix $(O)/tests/,$(FUZZ))
+fuzz-build:
+	+$(Q)$(MAKE) --no-print-directory O=$(O)/fuzz CC=$(CLANG) SANITIZE=fuzzer-no-link,address,undefined fuzzers
+
 # deps first, so that one command does on a bare machine; then a make that sees what they brought.
 check: deps
 	+$(Q)$(MAKE) --no-print-directory all
 	+$(Q)$(MAKE) --no-print-directory O=$(O)/san SANITIZE=address,undefined unit-build
+	+$(Q)$(MAKE) --no-print-directory fuzz-build
 	$(Q)tests/run.py --build $(O) unit integration
 check-unit:
 	+$(Q)$(MAKE) --no-print-directory O=$(O)/san SANITIZE=address,undefined unit-build
