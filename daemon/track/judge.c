@@ -115,7 +115,7 @@ static void span_fill(struct span *sp, const struct track_config *c, const struc
 		sp->last = (double)(p->level - sp->origin);
 	}
 
-	sp->whole = true;
+	sp->whole = expected >= PARTS; /* fewer samples are no trend, only their interpolation */
 	for (unsigned part = 0; part < PARTS; part++) {
 		unsigned per = n_slots / PARTS, n = 0;
 
