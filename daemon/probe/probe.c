@@ -436,8 +436,8 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 		;
 	if (slot == p->max_targets)
 		return err_set(err, -EUSERS,
-			"pid %d: no room, at most %u processes can be watched at a time", py->id.pid,
-			p->max_targets);
+			"pid %d: no room, at most %u processes can be watched at a time",
+			py->id.pid, p->max_targets);
 	t = calloc(1, sizeof(*t));
 	if (!t)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -469,7 +469,7 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 	}
 	/* Without rings there are counters and no census: probe_census_arm() will say so. */
 	t->has_rings = python_find_rings(py, &t->rings, NULL) == 0 &&
-		(py->interpreters <= 1 || py->minor < 12);
+		       (py->interpreters <= 1 || py->minor < 12);
 	if (t->has_rings) {
 		for (int i = 0; i < 4; i++)
 			s->head[i] = t->rings.head[3 - i];

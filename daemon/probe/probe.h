@@ -46,22 +46,22 @@ uint64_t probe_cost_ns(const struct probe *p, bool stepped);
 enum census_status {
 	CENSUS_OK,
 	CENSUS_TOO_LARGE, /* the walk would have taken longer than its budget and was given up */
-	CENSUS_FAULT,	  /* a page was not there, or a link did not fit: try again later */
+	CENSUS_FAULT,     /* a page was not there, or a link did not fit: try again later */
 };
 
 struct census_type {
-	uint64_t type;		 /* address */
-	uint64_t live;		 /* tracked objects at that instant */
+	uint64_t type;           /* address */
+	uint64_t live;           /* tracked objects at that instant */
 	uint64_t births, deaths; /* counters at the same instant, since attach */
-	uint64_t incarnation;	 /* as in struct probe_count */
+	uint64_t incarnation;    /* as in struct probe_count */
 };
 
 struct census_result {
 	enum census_status status;
-	int64_t at_ms;	   /* realtime */
+	int64_t at_ms;     /* realtime */
 	uint64_t pause_ns; /* how long the target's thread was held */
 	uint64_t objects;  /* walked */
-	bool outside;	   /* read from outside, no pause: see probe_census_outside() */
+	bool outside;      /* read from outside, no pause: see probe_census_outside() */
 	const struct census_type *types; /* valid during the callback */
 	size_t n_types;
 };
@@ -97,16 +97,17 @@ int probe_census_outside(struct probe_target *t, uint64_t max_objects);
 /* ---- counters ---- */
 
 struct probe_count {
-	uint64_t type;		 /* address of the type */
-	uint64_t incarnation;	 /* differs when the address was used again for another type */
+	uint64_t type;           /* address of the type */
+	uint64_t incarnation;    /* differs when the address was used again for another type */
 	uint64_t births, deaths; /* since attach, or since this incarnation began */
-	bool gone;		 /* the type has died: last report of it */
+	bool gone;               /* the type has died: last report of it */
 };
 
 struct probe_totals {
-	uint64_t hits;	  /* probe hits of this target */
+	uint64_t hits;    /* probe hits of this target */
 	uint64_t dropped; /* events not counted because a table was full: data is lossy */
-	uint64_t run_ns;  /* time spent in our programs for this target, estimate: hits x cost a hit */
+	uint64_t
+		run_ns; /* time spent in our programs for this target, estimate: hits x cost a hit */
 };
 
 /* All types of the target with their counters now; *ret is malloc'ed. Only types that the collector

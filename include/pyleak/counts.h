@@ -22,8 +22,8 @@
  * and whether the kernel has to single-step the instruction under the probe. */
 #define PYLEAK_COOKIE(slot, reg, stepped)                                                          \
 	((__u64)(slot) | (__u64)(reg) << 16 | (__u64) !!(stepped) << 24)
-#define PYLEAK_COOKIE_SLOT(c)	 ((__u32)((c) & 0xffff))
-#define PYLEAK_COOKIE_REG(c)	 ((__u32)((c) >> 16 & 0xff))
+#define PYLEAK_COOKIE_SLOT(c)    ((__u32)((c)&0xffff))
+#define PYLEAK_COOKIE_REG(c)     ((__u32)((c) >> 16 & 0xff))
 #define PYLEAK_COOKIE_STEPPED(c) ((__u32)((c) >> 24 & 1))
 
 /* x86-64 numbering of general registers, as in ModRM. */
@@ -62,10 +62,10 @@ struct pyleak_count {
 	__u64 incarnation;
 	__u64 births, deaths;
 	__u64 births_at, deaths_at;
-	__u64 live;	  /* found by the walk of census live_epoch */
+	__u64 live; /* found by the walk of census live_epoch */
 	__u32 epoch;
 	__u32 live_epoch;
-	__u32 flags;	  /* enum pyleak_count_flags, read from the type when the entry was made */
+	__u32 flags; /* enum pyleak_count_flags, read from the type when the entry was made */
 	__u32 pad;
 };
 
@@ -77,9 +77,9 @@ enum pyleak_count_flags {
 enum pyleak_census_status {
 	PYLEAK_CENSUS_OK,
 	PYLEAK_CENSUS_TOO_LARGE, /* budget used up */
-	PYLEAK_CENSUS_FAULT,	 /* a node could not be read */
-	PYLEAK_CENSUS_LINK,	 /* a back link did not lead where the walk came from */
-	PYLEAK_CENSUS_FULL,	 /* no room for a type's counters */
+	PYLEAK_CENSUS_FAULT,     /* a node could not be read */
+	PYLEAK_CENSUS_LINK,      /* a back link did not lead where the walk came from */
+	PYLEAK_CENSUS_FULL,      /* no room for a type's counters */
 };
 
 struct pyleak_census {
@@ -103,8 +103,8 @@ struct pyleak_target {
 	__u64 collecting; /* address of the int that is not 0 while the collector runs */
 	/* ---- */
 	__u64 budget_ns; /* the walk gives up after so long */
-	__u32 armed;	 /* not 0: number of the census wanted; the program takes it by setting 0 */
-	__u32 epoch;	 /* censuses begun */
+	__u32 armed;     /* not 0: number of the census wanted; the program takes it by setting 0 */
+	__u32 epoch;     /* censuses begun */
 	__u64 hits, hits_stepped;
 	__u64 dropped; /* hits not counted: table full, or the type could not be read */
 	__u64 lost;    /* dead classes that could not be told because the ring buffer was full */
@@ -114,7 +114,7 @@ struct pyleak_target {
 
 enum pyleak_event_kind {
 	PYLEAK_EVENT_CENSUS = 1, /* one has ended, see the slot's `census` */
-	PYLEAK_EVENT_GONE,	 /* a class has died; its entry has been removed */
+	PYLEAK_EVENT_GONE,       /* a class has died; its entry has been removed */
 };
 
 struct pyleak_event {
