@@ -279,7 +279,8 @@ static int dumps_list(struct ctl *c, const struct options *o)
 	return ask_and_show(c, "dumps.list", json_object(), false, show_dumps);
 }
 
-/* Which file of a dump a name asks for, by its ending. */
+/* Which file of a dump a name asks for, by its ending. PNG there is none: better that the daemon
+ * says so than a snapshot in x.png. */
 static const char *file_kind(const char *name)
 {
 	static const char *const kinds[] = {"svg", "png", "dot", "json", "html"};
@@ -393,47 +394,39 @@ static int run_dumps(struct ctl *c, const struct options *o)
 
 const struct verb verbs[] = {
 	{"status", "", "Shows the daemon and the processes it watches",
-		"EXACT, ESTIMATE and BLIND are numbers of types; OBJECTS, PAUSE and CENSUS speak "
-		"of the\n"
-		"last count of all objects: how many, how long the process stood still for it at "
-		"most,\n"
-		"how long ago.\n",
+		"EXACT, ESTIMATE and BLIND are numbers of types. OBJECTS, PAUSE and CENSUS speak\n"
+		"of the last count of all objects: how many, how long the process stood still\n"
+		"for it at most, how long ago.\n",
 		0, 0, 0, run_status},
 	{"top", "PID [-n N] [--fresh]", "Shows live objects per type, most common first",
-		"LIVE is all objects of the type, TRACKED those the garbage collector knows, BORN "
-		"and DIED\n"
-		"what was counted since attaching. \"~\" marks an estimate, \"±\" a bound, \"?\" "
-		"what cannot be\n"
-		"known for this interpreter, \"-\" what is not known yet.\n",
+		"LIVE is all objects of the type, TRACKED those the garbage collector knows,\n"
+		"BORN and DIED what was counted since attaching. \"~\" marks an estimate, \"±\" the\n"
+		"largest error there can be, \"?\" what cannot be known with this interpreter,\n"
+		"\"-\" what is not known yet.\n",
 		OPTION_BIT(OPTION_N) | OPTION_BIT(OPTION_FRESH), 1, 1, run_top},
 	{"growth", "PID [--since T] [-n N]",
 		"Shows types above their highest level up to T, by growth",
-		"Without --since: one growth.window back, or the start of watching if that is "
-		"later.\n"
-		"Asking changes nothing.\n",
+		"Without --since: one growth.window back, or the start of watching if that is\n"
+		"later. Asking changes nothing.\n",
 		OPTION_BIT(OPTION_N) | OPTION_BIT(OPTION_SINCE), 1, 1, run_growth},
 	{"history", "PID --type T [--since T] [--step D]",
 		"Shows the numbers of one type over time",
 		"On a terminal with a plot above the table.\n",
 		OPTION_BIT(OPTION_TYPE) | OPTION_BIT(OPTION_SINCE) | OPTION_BIT(OPTION_STEP), 1, 1,
 		run_history},
-	{"suspects", "[PID]", "Shows which types leak, since when, how sure that is, and why", NULL,
-		0, 0, 1, run_suspects},
+	{"suspects", "[PID]", "Shows which types leak, since when, how sure that is, and why",
+		NULL, 0, 0, 1, run_suspects},
 	{"dump", "PID [--type T]... [--no-wait] [--force]",
 		"Looks into a process now and shows what holds its objects",
-		"The process stands still for a few milliseconds while a frozen copy of it is "
-		"made; the\n"
-		"copy is looked at. Without --type: the suspects; if there are none, the three "
-		"types\n"
-		"that grew most.\n",
+		"The process stands still for a few milliseconds while a frozen copy of it is\n"
+		"made; the copy is looked at. Without --type: the suspects; if there are none,\n"
+		"the three types that grew most.\n",
 		OPTION_BIT(OPTION_TYPE) | OPTION_BIT(OPTION_NO_WAIT) | OPTION_BIT(OPTION_FORCE), 1,
 		1, run_dump},
 	{"dumps", "[list|show ID [-o FILE]|path ID|rm ID]", "Shows or removes the dumps on disk",
-		"\"show\" without -o explains the dump. With -o it writes one of its files to "
-		"FILE, by the\n"
-		"ending of that name: .svg or .png (picture), .dot, .json, .html (report), else "
-		"the\n"
-		"snapshot. \"path\" prints the folder.\n",
+		"\"show\" without -o explains the dump. With -o it writes one of its files to\n"
+		"FILE, by the ending of that name: .svg (picture), .dot, .json, .html (report),\n"
+		"else the snapshot. \"path\" prints the folder.\n",
 		OPTION_BIT(OPTION_OUTPUT), 0, 2, run_dumps},
 	{"why", "PID", "Tells why a process is or is not watched", NULL, 0, 1, 1, run_why},
 	{NULL},

@@ -29,11 +29,11 @@ struct store_dump {
 	int32_t pid;
 	uid_t uid; /* of the target: its user may read the dump */
 	char comm[16];
-	char trigger[16];  /* manual, verdict, threshold, alert, timer */
-	char state[16];	   /* running, done, failed, refused */
-	char error[512];   /* for failed and refused */
-	uint64_t bytes;	   /* of the folder */
-	char path[512];	   /* of the folder */
+	char trigger[16]; /* manual, verdict, threshold, alert, timer */
+	char state[16];   /* running, done, failed, refused */
+	char error[512];  /* for failed and refused */
+	uint64_t bytes;   /* of the folder */
+	char path[512];   /* of the folder */
 };
 
 /* Opens (makes) the state folder and the database; sweeps half-made dumps. Another daemon there:
@@ -56,7 +56,7 @@ int store_dump_trim(struct store *s, uint64_t max_bytes, struct err *err);
 
 int store_firing_add(struct store *s, const struct trigger_record *r, struct err *err);
 /* Firings since since_ms, oldest first; malloc'ed. Older than that and 30 days are deleted. */
-int store_firing_list(struct store *s, int64_t since_ms, struct trigger_record **ret,
-	size_t *ret_n, struct err *err);
+int store_firing_list(struct store *s, int64_t since_ms, struct trigger_record **ret, size_t *ret_n,
+	struct err *err);
 
 #endif
