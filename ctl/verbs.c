@@ -400,8 +400,9 @@ const struct verb verbs[] = {
 		0, 0, 0, run_status},
 	{"top", "PID [-n N] [--fresh]", "Shows live objects per type, most common first",
 		"LIVE is all objects of the type, TRACKED those the garbage collector knows,\n"
-		"BORN and DIED what was counted since attaching. \"~\" marks an estimate, \"±\" the\n"
-		"largest error there can be, \"?\" what cannot be known with this interpreter,\n"
+		"BORN and DIED what was counted since attaching. \"~\" marks an estimate, \"±\"\n"
+		"the largest error there can be, \"?\" what cannot be known with this "
+		"interpreter,\n"
 		"\"-\" what is not known yet.\n",
 		OPTION_BIT(OPTION_N) | OPTION_BIT(OPTION_FRESH), 1, 1, run_top},
 	{"growth", "PID [--since T] [-n N]",
@@ -414,8 +415,8 @@ const struct verb verbs[] = {
 		"On a terminal with a plot above the table.\n",
 		OPTION_BIT(OPTION_TYPE) | OPTION_BIT(OPTION_SINCE) | OPTION_BIT(OPTION_STEP), 1, 1,
 		run_history},
-	{"suspects", "[PID]", "Shows which types leak, since when, how sure that is, and why",
-		NULL, 0, 0, 1, run_suspects},
+	{"suspects", "[PID]", "Shows which types leak, since when, how sure that is, and why", NULL,
+		0, 0, 1, run_suspects},
 	{"dump", "PID [--type T]... [--no-wait] [--force]",
 		"Looks into a process now and shows what holds its objects",
 		"The process stands still for a few milliseconds while a frozen copy of it is\n"
