@@ -291,12 +291,16 @@ class Demo:
         return None
 
     def dump(self):
+        """Other types may have a verdict and a dump, too: the one that speaks of ours."""
         for dump in self.ask("dumps", "list")["dumps"]:
-            if dump["pid"] == self.target.pid and dump["trigger"] == "verdict":
-                if dump["state"] in ("failed", "refused"):
-                    raise Failed(f"the dump {dump['id']} {dump['state']}: {dump.get('error')}")
-                if dump["state"] == "done":
-                    return dump
+            if dump["pid"] != self.target.pid or dump["trigger"] != "verdict":
+                continue
+            if dump["state"] in ("failed", "refused"):
+                raise Failed(f"the dump {dump['id']} {dump['state']}: {dump.get('error')}")
+            if dump["state"] == "done":
+                shown = self.ask("dumps", "show", dump["id"])
+                if any(suspect["type"] == self.leak.type for suspect in shown["suspects"]):
+                    return shown
         return None
 
     def check(self, dump):
@@ -352,9 +356,8 @@ class Demo:
         say(f"  the verdict after {time.monotonic() - self.begin:.0f} s: {suspect['reason']}")
         say(self.ctl("suspects", str(self.target.pid)).stdout.rstrip())
         say()
-        listed = self.wait("the verdict has triggered a dump, waiting for it", self.dump, 60)
-        dump = self.ask("dumps", "show", listed["id"])
-        say(self.ctl("dumps", "show", listed["id"]).stdout.rstrip())
+        dump = self.wait("the verdict has triggered a dump, waiting for it", self.dump, 60)
+        say(self.ctl("dumps", "show", dump["id"]).stdout.rstrip())
         took = time.monotonic() - self.begin
         say()
         kept = self.keep(dump)
@@ -389,7 +392,8 @@ def main():
         try:
             demo.run()
         except (Failed, OSError, subprocess.TimeoutExpired, KeyError, ValueError) as error:
-            say(f"demo: FAILED: {kind.name}: {type(error).__name__ + ': ' if not isinstance(error, Failed) else ''}{error}")
+            what = "" if isinstance(error, Failed) else f"{type(error).__name__}: "
+            say(f"demo: FAILED: {kind.name}: {what}{error}")
             if os.path.exists(demo.log):
                 with open(demo.log, encoding="utf-8", errors="replace") as f:
                     say("".join(f"  | {line}" for line in f.readlines()[-40:]))
