@@ -6,7 +6,18 @@
  * A rule fires for (service, rule, type) when its condition has been true without a break for
  * `hold`, its cooldown since the last firing of the same key is over, and the key has fired fewer
  * than per_day times in the last 24 h. After firing it must become false, or the cooldown pass,
- * before it fires again. A condition without a type (RSS, cgroup) has type "".
+ * before it fires again (a cooldown of 0: it must become false). A condition without a type (RSS,
+ * cgroup) has type "".
+ *
+ * Conditions and types. A rule is asked once for each type, where `verdict` and `count_above` speak
+ * of that type, and once for the process without a type, where both are false:
+ *   verdict and count_above in one `when`    both hold for the same type; fires for that type
+ *   verdict and rss_above                    the type has the verdict and the process the memory
+ *   any: [verdict, rss_above]                fires for each type with the verdict, and for "" when
+ *                                            the memory is above; the one does not stop the other
+ *   rss_above and cgroup_memory_above        fires for ""
+ * A `leak` meets `verdict: watch` too. Several processes of one service share cooldown and quota,
+ * not hold. A clock that goes back restarts holds, and firings in its future count as of now.
  */
 #ifndef PYLEAK_TRIGGER_TRIGGER_H
 #define PYLEAK_TRIGGER_TRIGGER_H
@@ -39,17 +50,19 @@ struct trigger_observation {
 struct trigger_firing {
 	const char *trigger; /* rule's name, valid until the engine is freed or reconfigured */
 	const char *kind;    /* "verdict" or "threshold": the `trigger` of a dump's JSON */
-	char type[256];	     /* "" if the condition names none */
+	char type[256];      /* "" if the condition names none */
 	unsigned actions;    /* enum config_action */
 	int64_t at_ms;
-	char reason[256];    /* "app.Session: verdict leak, held for 10 s" */
+	char reason[256]; /* "app.Session: verdict leak, held for 10 s" */
 };
 
+/* What is needed of the config is copied. */
 int trigger_engine_new(const struct config *c, struct trigger_engine **ret);
 void trigger_engine_free(struct trigger_engine *e);
 
-/* Evaluates all rules; *ret (malloc'ed) holds those that fire now. Rules that would have fired but for
- * cooldown or quota are counted. */
+/* Evaluates all rules; *ret (malloc'ed, NULL for none) holds those that fire now, in the order of
+ * the rules, then of the types' names. A condition that was held back by cooldown or quota counts
+ * as suppressed, once until it fires or becomes false. */
 int trigger_engine_observe(struct trigger_engine *e, const struct trigger_observation *o,
 	struct trigger_firing **ret, size_t *ret_n);
 
