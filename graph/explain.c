@@ -168,7 +168,7 @@ static int no_such_type(
 	if (!list)
 		return -ENOMEM;
 	return err_set(err, -ENOENT, "no objects of a type named '%.100s' in this dump; %s%s",
-		wanted, n ? "near it: " : "see `pyleakctl types` for those there are", list);
+		wanted, n ? "near it: " : "`pyleakctl top` lists those of the process", list);
 }
 
 static int add_suspect(uint32_t **suspects, size_t *n, uint32_t type)
@@ -236,15 +236,20 @@ static int resolve_type(const struct graph *g, const struct census *c, const cha
 	return 0;
 }
 
-/* Modules whose classes every program has thousands of instances of just by importing things:
- * named only when the program has none of its own. */
+/*
+ * Classes of which every program has instances just by importing things; they are named only when
+ * the program has none of its own. A module whose name begins with an underscore is, by
+ * convention, the inside of another one.
+ */
 static bool is_background(const char *type)
 {
-	static const char *const modules[] = {"_frozen_importlib", "_frozen_importlib_external",
-		"importlib", "abc", "_abc", "enum", "re", "_sre", "sre_parse", "sre_compile",
-		"sre_constants", "typing", "functools", "types", "weakref", "_weakrefset",
-		"inspect", "signal", "socket", "ssl", "os", "string", "logging", "dataclasses"};
+	static const char *const modules[] = {"abc", "codecs", "collections", "contextlib",
+		"dataclasses", "enum", "functools", "importlib", "inspect", "io", "logging", "os",
+		"re", "signal", "socket", "sre_compile", "sre_constants", "sre_parse", "ssl",
+		"string", "threading", "types", "typing", "weakref"};
 
+	if (*type == '_' && strncmp(type, "__main__.", 9) != 0)
+		return true;
 	for (size_t i = 0; i < ARRAY_SIZE(modules); i++) {
 		size_t n = strlen(modules[i]);
 
@@ -275,8 +280,8 @@ static int default_suspects(
 	for (size_t i = 0; i < MIN(n, (size_t)DEFAULT_SUSPECTS); i++) {
 		int rc;
 
-		/* Two of its own and a dict: the dict is nobody's suspect. */
-		if (i && own[i].distance > own[0].distance)
+		/* Thousands of its own and a dict, or two of something: nobody's suspects. */
+		if (i && (own[i].distance > own[0].distance || own[i].count < own[0].count / 100))
 			break;
 		rc = add_suspect(suspects, n_suspects, own[i].type);
 		if (rc < 0)
@@ -423,7 +428,7 @@ static char *expression(const struct explain_path *path, ssize_t last)
 		else if (*text && (*edge == '.' || (*edge == '[')))
 			more = text_format("%s%s%s", text, edge, again);
 		else if (!*text && strncmp(edge, "local ", 6) == 0)
-			more = text_format("%s%s", edge + 6, again);
+			more = text_format("%s%s", edge, again);
 		else if (!*text)
 			more = text_format("%s%s", step->label, again);
 		else if (!*edge)
@@ -454,8 +459,9 @@ static char *subject(const struct explain_suspect *s, const struct explain_path 
 static char *sentence_of_c(const struct explanation *x, const struct explain_path *path,
 	const char *who, const char *whole)
 {
-	const char *holder = x->partial ? "C code holds them, or an object that could not be read"
-					: "C code holds them";
+	const char *holder = x->partial ? "C code holds them, the stack of a running function, or "
+					  "an object that could not be read"
+					: "C code holds them, or the stack of a running function";
 	ssize_t at = path->accumulation;
 
 	if (path->n_steps == 1)
@@ -465,7 +471,9 @@ static char *sentence_of_c(const struct explanation *x, const struct explain_pat
 		return text_format("%s held by one %s with a reference that no Python object "
 				   "explains (%s), as %s",
 			who, path->steps[0].type,
-			x->partial ? "C code, or what could not be read" : "C code", whole);
+			x->partial ? "C code, a running function's stack, or what could not be read"
+				   : "C code, or a running function's stack",
+			whole);
 	return text_format("%s held through objects of type %s, which have references that no "
 			   "Python object explains: %s; as %s",
 		who, path->steps[0].type, holder, whole);
@@ -510,20 +518,16 @@ static char *sentence(const struct explanation *x, const struct explain_suspect 
 	if (!where)
 		return NULL;
 	if (path->accumulation < 0) {
-		const char *holder = path->root == PATH_MODULE ? "by module " : "";
-
-		return text_format("%s held %s%s, as %s", who, holder,
-			path->root == PATH_MODULE ? path->root_name : where, whole);
+		if (path->root == PATH_FRAME)
+			return text_format("%s held %s, as %s", who, where, whole);
+		return text_format("%s held by %s%s%s%s%s", who,
+			path->root == PATH_MODULE ? "module " : "the interpreter (",
+			path->root_name, path->root == PATH_MODULE ? "" : ")",
+			path->n_steps ? ", as " : "", path->n_steps ? whole : "");
 	}
 
 	at = &path->steps[path->accumulation];
 	base = expression(path, path->accumulation);
-	if (base && path->root == PATH_FRAME && strncmp(path->steps[0].edge, "local ", 6) == 0) {
-		char *local = text_format("local %s", base);
-
-		free(base);
-		base = local;
-	}
 	if (!base)
 		return NULL;
 	/* The rest of the way is worth words when it is more than one step into a container. */
@@ -536,6 +540,16 @@ static char *sentence(const struct explanation *x, const struct explain_suspect 
 }
 
 /* ---- filling in ---------------------------------------------------------------------------- */
+
+/* What a frame holds without a name is on its value stack, but for what it runs. */
+static bool is_stack_or_c(const struct explain_path *path)
+{
+	const char *type = path->steps[0].type;
+
+	return path->root == PATH_C_REFERENCE ||
+	       (path->root == PATH_FRAME && strcmp(type, "function") != 0 &&
+		       strcmp(type, "code") != 0 && strcmp(type, "frame") != 0);
+}
 
 static int fill_path(struct explain_path *out, const struct explain_suspect *suspect,
 	const struct explanation *x, const struct graph *g, const struct path_group *group)
@@ -576,9 +590,10 @@ static int fill_path(struct explain_path *out, const struct explain_suspect *sus
 	}
 	if (rc < 0)
 		return rc;
-	if (out->root == PATH_C_REFERENCE && out->n_steps && !*out->steps[0].edge) {
+	if (out->n_steps && !*out->steps[0].edge && is_stack_or_c(out)) {
 		free(out->steps[0].edge);
-		out->steps[0].edge = strdup("C reference");
+		out->steps[0].edge =
+			strdup(out->root == PATH_C_REFERENCE ? "C reference" : "value stack");
 		if (!out->steps[0].edge)
 			return -ENOMEM;
 	}

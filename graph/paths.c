@@ -45,11 +45,48 @@ struct held {
 	uint32_t source; /* valid for a root */
 	uint32_t kind, arg;
 	bool in_namespace;
+	bool by_name; /* a module's dict that is not known as one: f.__globals__['x'] */
 };
 
 static bool in_tree(const struct reach *r, uint32_t v)
 {
 	return r->dist[v] != REACH_NONE;
+}
+
+/* A value of a dict that is a namespace, or what looks like one: an attribute of the owner. */
+static void fold_namespace(const struct reach *r, struct held *h)
+{
+	const struct graph *g = r->g;
+	const struct snapshot_type *type = &g->s.types[g->s.nodes[h->parent].type];
+	uint32_t up = r->via[h->parent];
+
+	/* An attribute whose name was not taken down. */
+	if (h->kind == EDGE_ITEM && (type->flags & SNAPSHOT_TYPE_IS_HEAP) &&
+		!(type->flags & SNAPSHOT_TYPE_IS_DICT)) {
+		h->in_namespace = true;
+		return;
+	}
+	if (up == REACH_NONE)
+		return;
+	if (up & REACH_SOURCE) {
+		const struct path_source *s = &r->sources[up & ~REACH_SOURCE];
+
+		if (s->edge_kind != EDGE_DICT)
+			return;
+		h->parent = GRAPH_NONE;
+		h->source = up & ~REACH_SOURCE;
+		h->in_namespace = true;
+		if (s->kind == PATH_FRAME && h->kind == EDGE_KEY)
+			h->kind = EDGE_LOCAL;
+		return;
+	}
+	if (g->edges[up].kind == EDGE_DICT) {
+		h->parent = g->edges[up].from;
+		h->in_namespace = true;
+	} else if (g->edges[up].kind == EDGE_ATTR &&
+		   strcmp(graph_string(g, g->edges[up].arg), "__globals__") == 0) {
+		h->by_name = true;
+	}
 }
 
 static struct held how_held(const struct reach *r, uint32_t v)
@@ -69,20 +106,13 @@ static struct held how_held(const struct reach *r, uint32_t v)
 	h = (struct held){
 		.parent = g->edges[via].from, .kind = g->edges[via].kind, .arg = g->edges[via].arg};
 	h.in_namespace = h.kind == EDGE_ATTR;
-	if (h.kind == EDGE_KEY || h.kind == EDGE_ITEM) {
-		uint32_t up = r->via[h.parent];
-
-		/* A value of a __dict__: an attribute of what that belongs to. */
-		if (!(up & REACH_SOURCE) && g->edges[up].kind == EDGE_DICT) {
-			h.parent = g->edges[up].from;
-			h.in_namespace = true;
-		}
-	}
+	if (h.kind == EDGE_KEY || h.kind == EDGE_ITEM)
+		fold_namespace(r, &h);
 	return h;
 }
 
 /* What makes a difference for the shape. */
-static void generalise(struct held *h, uint32_t *ret_kind, uint32_t *ret_arg)
+static void generalise(const struct held *h, uint32_t *ret_kind, uint32_t *ret_arg)
 {
 	*ret_arg = 0;
 	*ret_kind = h->kind;
@@ -98,6 +128,9 @@ static void generalise(struct held *h, uint32_t *ret_kind, uint32_t *ret_arg)
 		if (h->in_namespace) {
 			*ret_kind = EDGE_ATTR;
 			*ret_arg = h->kind == EDGE_KEY ? h->arg : ANY_NAME;
+		} else if (h->by_name && h->kind == EDGE_KEY) {
+			*ret_kind = EDGE_KEY;
+			*ret_arg = h->arg;
 		}
 		break;
 	default:
@@ -107,7 +140,7 @@ static void generalise(struct held *h, uint32_t *ret_kind, uint32_t *ret_arg)
 
 static bool is_named(uint32_t kind)
 {
-	return kind == EDGE_ATTR || kind == EDGE_CELL || kind == EDGE_LOCAL;
+	return kind == EDGE_ATTR || kind == EDGE_CELL || kind == EDGE_LOCAL || kind == EDGE_KEY;
 }
 
 /* ---- shapes -------------------------------------------------------------------------------- */
@@ -282,7 +315,8 @@ static int shape_node(struct paths_ctx *c, uint32_t v)
 		rc = shape_of_root(c, s->kind, s->name, &parent);
 		if (rc < 0)
 			return rc;
-		if (s->kind == PATH_MODULE) { /* it is the root */
+		if (c->r->via[v] == (REACH_SOURCE | h.source) && s->is_root &&
+			s->edge_kind != EDGE_DICT) {
 			c->shape_of[v] = parent;
 			return 0;
 		}

@@ -35,6 +35,7 @@ struct path_source {
 	uint32_t kind; /* enum path_root */
 	uint32_t name; /* string */
 	uint32_t edge_kind, edge_arg;
+	bool is_root; /* the node is the root, not its first step */
 };
 
 /* via[]: the number of the reference by which a node is reached, or one of these. */

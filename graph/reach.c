@@ -63,49 +63,39 @@ static void expand(struct search *q, uint32_t u)
 				r->dist[v] = d + 1;
 				r->via[v] = i;
 				q->queue[q->tail++] = v;
-			} else if (r->dist[v] == d + 1 && !(r->via[v] & REACH_SOURCE) &&
-				   g->edges[r->via[v]].from == w &&
-				   telling(e->kind) > telling(g->edges[r->via[v]].kind)) {
-				r->via[v] = i;
+			} else if (r->dist[v] == d + 1 && !(r->via[v] & REACH_SOURCE)) {
+				const struct graph_edge *by = &g->edges[r->via[v]];
+
+				/* A class is in its module's C state, and has a name there. */
+				if ((by->from == w || by->from == u) &&
+					telling(e->kind) > telling(by->kind))
+					r->via[v] = i;
 			}
 		}
-	}
-}
-
-/* Queues the sources [from, to) at the given distance. */
-static void enter(struct search *q, uint32_t from, uint32_t to, uint32_t dist)
-{
-	struct reach *r = q->r;
-
-	for (uint32_t i = from; i < to; i++) {
-		uint32_t v = r->sources[i].node;
-
-		if (r->dist[v] != REACH_NONE)
-			continue;
-		r->dist[v] = dist;
-		r->via[v] = REACH_SOURCE | i;
-		q->queue[q->tail++] = v;
 	}
 }
 
 /*
  * Breadth first, first come first served: the queue holds the nodes of a level in the order of
  * their roots, and hands that order on to the next level, so that a tie goes to the better root.
- * A module is itself the root (distance 0); what other roots hold is their first step (1).
+ * A source that is the root itself is at distance 0, what a root holds is its first step, at 1.
  */
-static void search(struct search *q, uint32_t modules, uint32_t first, uint32_t end)
+static void search(struct search *q, uint32_t first, uint32_t end)
 {
-	uint32_t level_end;
+	struct reach *r = q->r;
 
-	enter(q, first, modules, 0);
-	level_end = q->tail;
-	while (q->head < level_end) {
-		uint32_t u = q->queue[q->head++];
+	for (uint32_t i = first; i < end; i++) {
+		uint32_t v = r->sources[i].node, d = r->sources[i].is_root ? 0 : 1;
 
-		if (!q->done[u])
-			expand(q, u);
+		if (q->done[v] || r->dist[v] <= d)
+			continue;
+		if (d && r->dist[v] == REACH_NONE)
+			q->queue[q->tail++] = v;
+		r->dist[v] = d;
+		r->via[v] = REACH_SOURCE | i;
+		if (!d)
+			expand(q, v);
 	}
-	enter(q, modules, end, 1);
 	while (q->head < q->tail) {
 		uint32_t u = q->queue[q->head++];
 
@@ -131,10 +121,19 @@ static int by_rank(const void *a, const void *b, void *arg)
 	return s->edge_arg < t->edge_arg ? -1 : s->edge_arg > t->edge_arg;
 }
 
-static uint32_t take_roots(struct reach *r)
+/* A module is the root itself, not something that the root holds; so is a frame, where frames are
+ * objects (up to 3.10), and a namespace dict that stands for its owner. */
+static bool is_root(const struct graph *g, const struct graph_root *root)
+{
+	if (root->kind == ROOT_MODULE || root->edge_kind == EDGE_DICT)
+		return true;
+	return root->kind == ROOT_FRAME && root->edge_kind == EDGE_PLAIN &&
+	       strcmp(graph_type_name(g, root->node), "frame") == 0;
+}
+
+static void take_roots(struct reach *r)
 {
 	const struct graph *g = r->g;
-	uint32_t modules = 0;
 
 	for (uint32_t i = 0; i < g->n_roots; i++) {
 		const struct graph_root *root = &g->roots[i];
@@ -144,9 +143,9 @@ static uint32_t take_roots(struct reach *r)
 				: root->kind == ROOT_FRAME ? PATH_FRAME
 							   : PATH_INTERPRETER,
 			.name = root->name,
+			.is_root = is_root(g, root),
 			.edge_kind = root->edge_kind,
 			.edge_arg = root->edge_arg};
-		modules += root->kind == ROOT_MODULE;
 	}
 	r->n_sources = g->n_roots;
 	qsort_r(r->sources, r->n_sources, sizeof(*r->sources), by_rank, (void *)g);
@@ -156,7 +155,6 @@ static uint32_t take_roots(struct reach *r)
 			    graph_string(g, r->sources[i - 1].name)) == 0)
 			r->sources[i].name = r->sources[i - 1].name;
 	}
-	return modules;
 }
 
 /*
@@ -210,7 +208,7 @@ int reach_init(struct reach *r, const struct graph *g, struct err *err)
 {
 	struct search q = {.r = r};
 	size_t n = MAX(g->n_nodes, 1u);
-	uint32_t modules, roots;
+	uint32_t roots;
 	int rc = 0;
 
 	*r = (struct reach){.g = g};
@@ -227,14 +225,14 @@ int reach_init(struct reach *r, const struct graph *g, struct err *err)
 	memset(r->dist, 0xff, n * sizeof(*r->dist));
 	memset(r->via, 0xff, n * sizeof(*r->via));
 
-	modules = take_roots(r);
+	take_roots(r);
 	roots = r->n_sources;
-	search(&q, modules, 0, roots);
+	search(&q, 0, roots);
 	if (r->n_order < g->n_nodes) {
 		rc = take_c_references(r, err);
 		if (rc < 0)
 			goto out;
-		search(&q, roots, roots, r->n_sources);
+		search(&q, roots, r->n_sources);
 	}
 
 	r->n_unreached = g->n_nodes - r->n_order;

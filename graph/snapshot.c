@@ -349,6 +349,9 @@ static int load_roots(struct reader *r, struct snapshot *s, uint64_t bytes)
 			break;
 		case EDGE_INDEX:
 			break;
+		case EDGE_DICT:
+			root->edge_arg = 0;
+			break;
 		default:
 			root->edge_kind = EDGE_PLAIN;
 			root->edge_arg = 0;

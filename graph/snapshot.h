@@ -31,7 +31,8 @@
 #define SNAPSHOT_MAX_ROOTS        (1u << 24)
 #define SNAPSHOT_MAX_META         (1u << 20)
 
-#define SNAPSHOT_TYPE_IS_HEAP (1ull << 9) /* Py_TPFLAGS_HEAPTYPE: not a static type of C code */
+#define SNAPSHOT_TYPE_IS_HEAP (1ull << 9)  /* Py_TPFLAGS_HEAPTYPE: not a static type of C code */
+#define SNAPSHOT_TYPE_IS_DICT (1ull << 29) /* Py_TPFLAGS_DICT_SUBCLASS */
 
 struct snapshot {
 	char *meta; /* NUL-terminated JSON text, "" if the file has none; not parsed here */

@@ -90,6 +90,7 @@ const char *text_short_type(const char *type)
 
 const char *text_article(const char *word)
 {
+	word += strspn(word, "_");
 	return *word && strchr("aeiouAEIOU", *word) ? "an" : "a";
 }
 

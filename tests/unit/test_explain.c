@@ -128,7 +128,7 @@ static void test_no_such_type(void **state)
 		{"SESSION", "app.Session"},
 		{"spec", "_frozen_importlib.ModuleSpec"},
 		{"Session", "app.Session, app.web.Session; give the whole name"},
-		{"zzz.*", "see"},
+		{"zzz.*", "pyleakctl top"},
 		{"", "no objects"},
 	};
 	struct explanation x;

@@ -454,6 +454,50 @@ static void test_dict_is_folded(void **state)
 	assert_path(&s->paths[1], 1, "module app | .o app.O | .__dict__ dict");
 }
 
+/* Frames that are objects (3.8 to 3.10), namespaces that the interpreter holds, attributes whose
+ * names were not taken down, the globals of a function whose module is gone. */
+static void test_other_roots_and_names(void **state)
+{
+	struct heap *h = *state;
+	uint32_t frame = sb_node(&h->b, sb_type(&h->b, "frame", SB_STATIC)), builtins, globals, f,
+		 l = sb_node(&h->b, h->list), o = sb_node(&h->b, sb_type(&h->b, "app.O", SB_HEAP)),
+		 locals;
+	const struct explain_suspect *s;
+
+	sb_root(&h->b, frame, ROOT_FRAME, "MainThread in f at app.py:1", EDGE_PLAIN, "");
+	sb_named(&h->b, frame, l, EDGE_LOCAL, "mine");
+	for (uint32_t i = 0; i < 5; i++)
+		sb_edge(&h->b, l, new_leak(h), EDGE_INDEX, i);
+	builtins = sb_node(&h->b, h->dict);
+	sb_root(&h->b, builtins, ROOT_INTERPRETER, "builtins", EDGE_DICT, "");
+	l = named(h, builtins, "_", h->list);
+	sb_edge(&h->b, frame, l, EDGE_PLAIN, 0); /* as near, but a frame */
+	for (uint32_t i = 0; i < 4; i++)
+		sb_edge(&h->b, l, new_leak(h), EDGE_INDEX, i);
+	sb_named(&h->b, builtins, o, EDGE_KEY, "o");
+	for (uint32_t i = 0; i < 3; i++)
+		sb_edge(&h->b, o, new_leak(h), EDGE_ITEM, 0);
+	f = named(h, builtins, "f", h->function);
+	globals = sb_node(&h->b, h->dict);
+	sb_named(&h->b, f, globals, EDGE_ATTR, "__globals__");
+	sb_named(&h->b, globals, new_leak(h), EDGE_KEY, "X");
+	sb_named(&h->b, globals, new_leak(h), EDGE_KEY, "Y");
+	locals = sb_node(&h->b, h->dict); /* of a class body */
+	sb_root(&h->b, locals, ROOT_FRAME, "MainThread in C at app.py:2", EDGE_DICT, "");
+	sb_named(&h->b, locals, new_leak(h), EDGE_KEY, "x");
+	s = explain_heap(h, "app.Leak");
+	assert_int_equal(s->n_paths, 6);
+	assert_path(&s->paths[0], 5,
+		"frame MainThread in f at app.py:1 | local mine list | […] app.Leak");
+	assert_path(&s->paths[1], 4, "interpreter builtins | ._ list | […] app.Leak");
+	assert_path(&s->paths[2], 3, "interpreter builtins | .o app.O | .… app.Leak");
+	assert_path(&s->paths[3], 1, "frame MainThread in C at app.py:2 | local x app.Leak");
+	assert_path(&s->paths[4], 1,
+		"interpreter builtins | .f function | .__globals__ dict | ['X'] app.Leak");
+	assert_path(&s->paths[5], 1,
+		"interpreter builtins | .f function | .__globals__ dict | ['Y'] app.Leak");
+}
+
 int main(void)
 {
 #define TEST(t) cmocka_unit_test_setup_teardown(t, set_up, tear_down)
@@ -473,6 +517,7 @@ int main(void)
 		TEST(test_hub),
 		TEST(test_cycles_and_parallels),
 		TEST(test_dict_is_folded),
+		TEST(test_other_roots_and_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
