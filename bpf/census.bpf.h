@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: MIT OR GPL-2.0 */
 /*
- * The one-shot census: the whole walk over the collector's rings in one hit of the death probe,
- * in the target's own context with its GIL held, so nothing moves meanwhile. Bounded by a time
+ * The one-shot census: the whole walk over the collector's rings in one hit of a probe, in the
+ * target's own context with its GIL held, so nothing moves meanwhile. Bounded by a time
  * budget, not by a guess: it is given up when the budget is used. Included by pyleak.bpf.c only.
  */
 #ifndef PYLEAK_CENSUS_BPF_H
@@ -12,6 +12,9 @@
 #define GC_HEAD_BYTES 16
 #define RING_MAX      (1 << 23) /* where one bpf_loop() ends */
 #define CACHE_SLOTS   512
+
+/* How long a census waits for a birth before a death will do. */
+#define CENSUS_PATIENCE_NS 100000000UL
 
 /*
  * A direct-mapped cache in front of the hash, one for all targets: a walk takes `walking` first,

@@ -36,6 +36,9 @@ int on_birth(struct pt_regs *ctx)
 	if (!t || !counts)
 		return 0;
 	hit(t, cookie);
+	/* Before this birth is counted: the object is in no ring yet. */
+	if (t->armed)
+		census(t, slot, 0);
 	type = site_argument(ctx, PYLEAK_COOKIE_REG(cookie));
 	c = count_of(counts, type, t->epoch);
 	if (!c) {
@@ -71,7 +74,12 @@ int on_death(struct pt_regs *ctx)
 	/* Whether it was a class cannot be told without its metatype's entry: then look, too. */
 	if (!c || c->flags & PYLEAK_COUNT_META)
 		class_gone(t, counts, slot, op);
-	if (t->armed)
+	/*
+	 * A census prefers a birth. A death is often one of several under way (an instance has left
+	 * the rings already while its attributes are freed one by one), and those neither are in the
+	 * rings nor count as dead yet: off by their number. So wait for a birth first.
+	 */
+	if (t->armed && bpf_ktime_get_ns() - t->armed_ns > CENSUS_PATIENCE_NS)
 		census(t, slot, op);
 	return 0;
 }

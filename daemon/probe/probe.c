@@ -838,6 +838,7 @@ int probe_census_arm(struct probe_target *t, uint64_t budget_ns)
 		t->number = 1;
 	t->armed = t->number;
 	s->budget_ns = budget_ns;
+	s->armed_ns = now_monotonic_ns();
 	__atomic_store_n(&s->armed, t->number, __ATOMIC_SEQ_CST);
 	return 0;
 }

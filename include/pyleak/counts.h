@@ -109,7 +109,8 @@ struct pyleak_target {
 	__u64 dropped; /* hits not counted: table full, or the type could not be read */
 	__u64 lost;    /* dead classes that could not be told because the ring buffer was full */
 	struct pyleak_census census; /* the last one */
-	__u64 pad2[5]; /* whole cache lines: neighbours in the array run on other CPUs */
+	__u64 armed_ns; /* CLOCK_MONOTONIC, when `armed` was set */
+	__u64 pad2[4]; /* whole cache lines: neighbours in the array run on other CPUs */
 };
 
 enum pyleak_event_kind {
