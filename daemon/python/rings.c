@@ -122,13 +122,15 @@ static uint64_t find_head0(const struct python *p)
 	bool inside = p->interp >= p->runtime && p->interp < p->runtime + p->runtime_size;
 	uint32_t collecting;
 
-	/* Here generation0 already points where the table says: that alone is no coincidence. */
+	/* Here generation0 already points where the table says: that alone is no coincidence. And a
+	 * target that the kernel preempted half-way through linking an object stays so for
+	 * milliseconds: after two rounds, too, the back links do not matter. */
 	if (l->gc_generations >= 0 && l->gc_generation0 >= 0 && l->gc_collecting >= 0 &&
 		mem_read_u64(p->id.pid, gc + (uint64_t)l->gc_generation0, &v) == 0 && v == head0)
 		for (int i = 0; i < 8; i++)
 			if (mem_read_u32(p->id.pid, gc + (uint64_t)l->gc_collecting, &collecting) ==
 					0 &&
-				are_generations(p, head0, collecting == 1))
+				are_generations(p, head0, collecting == 1 || i > 1))
 				return head0;
 	v = scan(p, p->runtime, p->runtime_size);
 	if (!v && !inside)
