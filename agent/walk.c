@@ -790,14 +790,36 @@ static uint32_t walk_list(struct walk_ctx *c)
 	return WALK_DONE;
 }
 
+/*
+ * Objects with a field for each item (structseq: sys.flags, os.stat_result) look their size up in
+ * their type's dict, for which some versions need a current thread state, and in a copy made while
+ * the GIL was free there is none. They are tuples: read the items that a tuple shows.
+ */
+static int read_instead(struct walk_ctx *c)
+{
+	u64 o = c->current;
+	const struct walk_type *t = type_of(c, ld64(o + OB_TYPE));
+
+	if (t->kind != KIND_TUPLE || t->dictoffset || t->n_slots)
+		return 0;
+	c->phase = WALK_PHASE_AGAIN;
+	put(c, o, WALK_MAKE(WALK_AGAIN, 0));
+	if (t->flags & FLAG_HEAPTYPE && c->off.minor >= 9)
+		edge(c, t->type, WALK_MAKE(WALK_EDGE_TYPE, 0));
+	emit_items(c, o + (u64)c->off.tuple_items, (i64)ld64(o + OB_SIZE));
+	return 1;
+}
+
 /* After a fault: note what was lost, step over it. */
 static void step_over(struct walk_ctx *c)
 {
 	uint32_t phase = c->phase;
 
 	c->fault = 0;
+	if (phase == WALK_PHASE_BODY && read_instead(c))
+		phase = WALK_PHASE_IDLE;
 	c->phase = WALK_PHASE_LINK;
-	if (phase == WALK_PHASE_BODY)
+	if (phase == WALK_PHASE_BODY || phase == WALK_PHASE_AGAIN)
 		put(c, c->current, WALK_MAKE(WALK_SKIP, 0));
 	else if (phase == WALK_PHASE_HEADER)
 		c->n_headers_lost++;

@@ -10,6 +10,7 @@
 #include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <linux/ptrace.h> /* after sys/ptrace.h: they share names */
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 
@@ -32,6 +33,7 @@
 #define FAULTS_MAX   1000
 #define GUARDS_NS    ((uint64_t)10 * 1000000)
 #define STUCK_NS     ((uint64_t)1000 * 1000000)
+#define NICE_NS	     ((uint64_t)500 * 1000000)
 #define MEMORY_FLOOR ((uint64_t)8 << 20)
 
 extern const uint8_t walk_blob[], walk_blob_end[];
@@ -66,6 +68,12 @@ static int check_guards(struct walker *w, struct err *err)
 	if (now < w->guards_at_ns)
 		return 0;
 	w->guards_at_ns = now + GUARDS_NS;
+	/* On a busy host nice 19 may hardly run at all, while every page the target writes is
+	 * copied for it: not for long. */
+	if (!w->hurried && now - w->began_ns > NICE_NS) {
+		w->hurried = true;
+		(void)setpriority(PRIO_PROCESS, (id_t)j->child, 5);
+	}
 	if (poll(p, 2, 0) > 0) {
 		if (p[0].revents)
 			return err_set(
@@ -328,7 +336,7 @@ int child_setup(struct walker *w, struct job *j, struct graph *g, const struct c
 	uint64_t none;
 	int r;
 
-	*w = (struct walker){.job = j, .graph = g, .memory = memory};
+	*w = (struct walker){.job = j, .graph = g, .memory = memory, .began_ns = now_monotonic_ns()};
 	struct memory_room room;
 	cgroup_memory_room(memory, &room);
 	w->memory_floor_bytes =

@@ -24,9 +24,9 @@ struct walker {
 	uint64_t code, code_end;     /* addresses in the copy */
 	uint64_t ctx, stack_top, units, in;
 	struct walk_unit *local; /* drained units */
-	uint64_t guards_at_ns;
+	uint64_t began_ns, guards_at_ns;
 	uint32_t faults;
-	bool first_drain;
+	bool first_drain, hurried;
 };
 
 /* Maps the walker into j->child. */

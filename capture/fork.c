@@ -19,6 +19,7 @@
 
 #define REAP_LONGEST_NS ((uint64_t)2 * 1000000000)
 #define REAP_STOP_NS    ((uint64_t)5 * 1000000)
+#define CLONE_GRACE_NS	((uint64_t)200 * 1000000)
 #define LEFTOVERS_MAX   8
 #define CHILDREN_MAX    4096
 
@@ -72,73 +73,99 @@ static void own_child(struct job *j)
 	(void)setpriority(PRIO_PROCESS, (id_t)j->child, 19);
 }
 
-/* clone() at its entry stop: to its exit. The child's number here and there. */
-static int run_clone(struct loan *l, struct job *j, struct err *err)
+/*
+ * The clone event is missing. Either the fork is very slow, then the event is what comes next; or the
+ * kernel refused it, and the thread went back by its own frame and has been running since.
+ * 1: it is back by itself and stopped again; 0: at the event; or an error.
+ */
+static int find_out(struct loan *l, int *ret_status, struct err *err)
 {
 	struct thread *t = l->thread;
-	struct user_regs_struct regs;
+	int r;
+
+	if (ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL) < 0)
+		return err_set(err, -ESRCH, "pid %d ended while it was captured", (int)l->job->pid);
+	r = stop_wait(l->job->wake, t->tid, job_time_left(l->job, UINT64_MAX), ret_status);
+	if (r < 0)
+		return err_set(err, r, "pid %d: thread %d did not come back in time",
+			(int)l->job->pid, (int)t->tid);
+	if (STOP_EVENT(*ret_status) == PTRACE_EVENT_CLONE ||
+		STOP_EVENT(*ret_status) == PTRACE_EVENT_FORK)
+		return 0;
+	(void)loan_in_signal_code(l, *ret_status);
+	l->armed = false;
+	t->have_regs = false;
+	if (stop_regs(t) == 0 && stop_fix_eintr(&t->regs))
+		(void)ptrace(PTRACE_SETREGS, t->tid, NULL, &t->regs);
+	return 1;
+}
+
+static int refused(const struct job *j, int e, struct err *err)
+{
+	return err_set(err, -EAGAIN,
+		"pid %d could not be copied now: the kernel refused a new process%s%s "
+		"(RLIMIT_NPROC, pids.max, memory, or a signal came between)",
+		(int)j->pid, e ? ": " : "", e ? strerror(e) : "");
+}
+
+/* Armed for clone(): runs it, and gives the thread its own state back. */
+static int run_clone(struct loan *l, struct job *j, struct stop *s, struct err *err)
+{
+	struct thread *t = l->thread;
 	unsigned long msg = 0;
+	int64_t value = 0;
 	int status, r;
 
-	r = loan_next(l, &status, err);
+	/* No entry stop, no exit stop: each would be one more wait for a processor. */
+	r = loan_run(l, PTRACE_CONT, 4 * j->predicted_ns + CLONE_GRACE_NS, &status, err);
+	if (r == -ETIMEDOUT) {
+		r = find_out(l, &status, err);
+		if (r > 0)
+			return refused(j, 0, err);
+	}
 	if (r < 0)
 		return r;
-	if (STOP_EVENT(status) == PTRACE_EVENT_CLONE || STOP_EVENT(status) == PTRACE_EVENT_FORK) {
-		if (ptrace(PTRACE_GETEVENTMSG, t->tid, NULL, &msg) == 0)
-			j->child = (pid_t)msg;
-		job_die_at(j, STEP_FORK_CLONED);
-		r = loan_next(l, &status, err);
-		if (r < 0)
-			return r;
+	if (loan_in_signal_code(l, status)) {
+		/* a stop signal came between: clone() was not made */
+		r = loan_restore(l, err);
+		return r < 0 ? r : refused(j, 0, err);
 	}
-	if (!STOP_IS_SYSCALL(status) || ptrace(PTRACE_GETREGS, t->tid, NULL, &regs) < 0)
-		return err_set(err, -EPROTO, "pid %d: unexpected stop %#x in clone()", (int)j->pid,
-			(unsigned)status);
-	job_die_at(j, STEP_FORK_EXIT);
-	if (j->child > 0) {
-		j->child_inside = (pid_t)regs.rax;
-		return 0;
-	}
-	r = (int)(long)regs.rax;
-	if (r == -KERNEL_ERESTARTNOINTR || r == -EAGAIN || r >= 0)
-		return err_set(err, -EAGAIN,
-			"pid %d could not be copied now: the kernel refused a new process "
-			"(RLIMIT_NPROC, pids.max, or a signal came between)",
-			(int)j->pid);
-	return err_set(err, -ENOMEM, "pid %d could not be copied: %s", (int)j->pid, strerror(-r));
+	if (ptrace(PTRACE_GETEVENTMSG, t->tid, NULL, &msg) == 0)
+		j->child = (pid_t)msg;
+	job_die_at(j, STEP_FORK_CLONED);
+	/* the copy exists: nobody else has to wait for us */
+	stop_let_go(s, 0);
+	r = loan_rest(l, &value, err);
+	if (r == 0)
+		r = loan_restore(l, err);
+	if (r == 0 && (value <= 0 || j->child <= 0))
+		return refused(j, value < 0 ? (int)-value : 0, err);
+	j->child_inside = (pid_t)value;
+	return r;
 }
 
 int fork_target(struct job *j, struct stop *s, struct thread *t, struct err *err)
 {
 	struct thread borrowed = *t;
-	struct loan l;
-	struct err later = {""};
 	uint64_t since = s->since_ns;
-	int r, e;
+	struct loan l;
+	int r;
 
 	j->child = 0;
+	j->child_inside = 0;
 	r = loan_begin(&l, j, &borrowed, false, err);
 	if (r == 0)
 		r = set_options(j, &borrowed, PTRACE_O_TRACECLONE, err);
-	if (r < 0) {
-		stop_let_go(s, 0);
-		j->gate_stops_ns += now_monotonic_ns() - since;
-		return r;
-	}
-	/* from here on this thread is the loan's, not the list's */
-	t->state = THREAD_FREE;
-
-	const uint64_t args[6] = {CLONE_FILES | CLONE_FS, l.sp_exit};
-	r = loan_enter(&l, SYS_clone, args, err);
 	if (r == 0) {
-		r = run_clone(&l, j, err);
-		/* the copy exists (or will not): nobody else has to wait for us */
-		stop_let_go(s, 0);
-		e = loan_end(&l, r == 0 ? err : &later);
+		const uint64_t args[6] = {CLONE_FILES | CLONE_FS, l.sp_exit};
+
+		/* from here on this thread is the loan's, not the list's */
+		t->state = THREAD_FREE;
+		r = loan_arm(&l, SYS_clone, args, err);
 		if (r == 0)
-			r = e;
+			r = run_clone(&l, j, s, err);
+		loan_release(&l);
 	}
-	loan_release(&l);
 	stop_let_go(s, 0);
 	if (r < 0)
 		j->gate_stops_ns += now_monotonic_ns() - since;
@@ -264,24 +291,26 @@ static int reap_in(struct job *j, struct stop *s, pid_t tid, const pid_t *inside
 	t->state = THREAD_FREE;
 	for (size_t i = 0; i < n && r == 0; i++) {
 		const uint64_t args[6] = {(uint64_t)inside[i], 0, WNOHANG | __WCLONE, 0};
-		struct user_regs_struct regs;
+		int64_t value = 0;
 		int status;
 
-		r = loan_enter(&l, SYS_wait4, args, NULL);
+		r = loan_arm(&l, SYS_wait4, args, NULL);
 		if (r == 0)
-			r = loan_next(&l, &status, NULL);
+			r = loan_run(&l, PTRACE_SYSCALL, UINT64_MAX, &status, NULL);
 		if (r < 0)
 			break;
-		if (!STOP_IS_SYSCALL(status) ||
-			ptrace(PTRACE_GETREGS, borrowed.tid, NULL, &regs) < 0) {
-			r = -EPROTO;
+		if (loan_in_signal_code(&l, status)) {
+			r = -EBUSY; /* a stop signal came first */
 			break;
 		}
-		job_die_at(j, STEP_REAP_EXIT);
-		reaped += (pid_t)regs.rax == inside[i];
+		job_die_at(j, STEP_REAP_ENTRY);
+		r = loan_rest(&l, &value, NULL);
+		reaped += r == 0 && value == inside[i];
+		if (l.signal)
+			break;
 	}
 	if (l.armed) {
-		int e = loan_end(&l, NULL);
+		int e = loan_restore(&l, NULL);
 
 		if (r == 0)
 			r = e;

@@ -138,15 +138,17 @@ int graph_take(struct graph *g, const struct walk_unit *u, size_t n)
 				return -EPROTO;
 			r = take_node(g, u + i);
 			i += 3;
-		} else if (tag == WALK_SKIP) {
+		} else if (tag == WALK_SKIP || tag == WALK_AGAIN) {
 			struct snapshot_node *last = g->n_nodes ? &g->nodes[g->n_nodes - 1] : NULL;
 
 			if (!last || last->addr != u[i].a)
 				return -EPROTO;
-			last->flags |= SNAPSHOT_NODE_SKIPPED;
 			last->n_edges = 0;
 			g->n_edges = g->node_edges_at;
-			g->skipped++;
+			if (tag == WALK_SKIP) {
+				last->flags |= SNAPSHOT_NODE_SKIPPED;
+				g->skipped++;
+			}
 			r = 0;
 			i++;
 		} else if (tag >= WALK_EDGE_PLAIN && tag <= WALK_EDGE_GLOBALS) {

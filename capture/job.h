@@ -21,25 +21,22 @@
  */
 enum step {
 	STEP_FORK_FRAMES = 1,  /* frames written below the stack */
-	STEP_FORK_REGS,        /* registers set, mask not yet */
-	STEP_FORK_MASK,        /* mask set */
+	STEP_FORK_REGS,	       /* registers set, mask not yet */
+	STEP_FORK_MASK,	       /* mask set */
 	STEP_FORK_RUNNING,     /* on its way into clone() */
-	STEP_FORK_ENTRY,       /* stopped at clone()'s entry */
-	STEP_FORK_CLONED,      /* stopped at the clone event, child not ours alone yet */
-	STEP_FORK_CHILD_OWNED, /* child gets EXITKILL */
-	STEP_FORK_EXIT,        /* stopped at clone()'s exit */
-	STEP_FORK_BACK,        /* stopped in the kernel's signal code */
+	STEP_FORK_CLONED,      /* stopped at the clone event */
+	STEP_FORK_BACK,	       /* stopped in the kernel's signal code */
 	STEP_FORK_MASK_BACK,   /* mask restored, registers not yet */
 	STEP_FORK_REGS_BACK,   /* both restored */
-	STEP_FORK_RELEASED,    /* target detached */
+	STEP_FORK_RELEASED,    /* target detached, the copy not ours alone yet */
+	STEP_FORK_CHILD_OWNED, /* the copy dies with us */
 	STEP_CHILD_READY,      /* walker mapped in */
 	STEP_CHILD_WALKING,    /* first buffer drained */
-	STEP_CHILD_KILLED,     /* child dead, not reaped in the target */
+	STEP_CHILD_KILLED,     /* copy dead, not reaped in the target */
 	STEP_REAP_FRAMES,      /* as above, for wait4() */
 	STEP_REAP_REGS,
 	STEP_REAP_MASK,
-	STEP_REAP_ENTRY,
-	STEP_REAP_EXIT,
+	STEP_REAP_ENTRY, /* stopped at wait4()'s entry */
 	STEP_REAP_BACK,
 	STEP_REAP_MASK_BACK,
 	STEP_REAP_REGS_BACK,

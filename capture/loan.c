@@ -324,42 +324,44 @@ int loan_begin(struct loan *l, const struct job *j, struct thread *t, bool reap,
 
 /* ---- running ---- */
 
-static int restore(struct loan *l, struct err *err)
+static int failed(const struct loan *l, const char *what, struct err *err)
+{
+	int e = errno;
+
+	return err_set(err, -e, "pid %d: cannot %s thread %d: %s", (int)l->job->pid, what,
+		(int)l->thread->tid, strerror(e));
+}
+
+int loan_arm(struct loan *l, uint64_t nr, const uint64_t args[6], struct err *err)
 {
 	struct thread *t = l->thread;
 	struct user_regs_struct regs = t->regs;
+	const uint64_t all = ~0ULL;
 
-	stop_fix_eintr(&regs);
-	if (ptrace(PTRACE_SETSIGMASK, t->tid, number(8), &l->mask) < 0)
-		goto failed;
-	job_die_at(l->job, l->reap ? STEP_REAP_MASK_BACK : STEP_FORK_MASK_BACK);
+	regs.rip = l->job->places->syscall_ret;
+	regs.rsp = l->sp_back;
+	regs.rax = nr;
+	regs.orig_rax = (unsigned long)-1;
+	regs.rdi = args[0];
+	regs.rsi = args[1];
+	regs.rdx = args[2];
+	regs.r10 = args[3];
+	regs.r8 = args[4];
+	regs.r9 = args[5];
 	if (ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) < 0)
-		goto failed;
-	l->armed = false;
-	job_die_at(l->job, l->reap ? STEP_REAP_REGS_BACK : STEP_FORK_REGS_BACK);
+		return failed(l, "set the registers of", err);
+	l->armed = true;
+	job_die_at(l->job, l->reap ? STEP_REAP_REGS : STEP_FORK_REGS);
+	if (ptrace(PTRACE_SETSIGMASK, t->tid, number(8), &all) < 0)
+		return failed(l, "block the signals of", err);
+	job_die_at(l->job, l->reap ? STEP_REAP_MASK : STEP_FORK_MASK);
 	return 0;
-failed:
-	return err_set(err, -errno, "pid %d: cannot put back thread %d: %s; its own frame does",
-		(int)l->job->pid, (int)t->tid, strerror(errno));
 }
 
-/* Stops that are inside of the kernel's signal code, where a system call that was interrupted is
- * started again by the kernel itself. */
-static bool in_signal_code(struct loan *l, int status)
-{
-	if (STOP_EVENT(status) == PTRACE_EVENT_STOP)
-		return true;
-	if (STOP_EVENT(status) == 0 && !STOP_IS_SYSCALL(status)) {
-		l->signal = STOP_SIGNAL(status);
-		return true;
-	}
-	return false;
-}
-
-static int wait_next(struct loan *l, int *ret_status, struct err *err)
+static int wait_next(struct loan *l, uint64_t timeout_ns, int *ret_status, struct err *err)
 {
 	const struct job *j = l->job;
-	int r = stop_wait(j->wake, l->thread->tid, job_time_left(j, UINT64_MAX), ret_status);
+	int r = stop_wait(j->wake, l->thread->tid, timeout_ns, ret_status);
 
 	if (r == -ESRCH) {
 		l->thread->state = THREAD_GONE;
@@ -372,86 +374,67 @@ static int wait_next(struct loan *l, int *ret_status, struct err *err)
 	return 0;
 }
 
-int loan_enter(struct loan *l, uint64_t nr, const uint64_t args[6], struct err *err)
+int loan_run(struct loan *l, int how, uint64_t timeout_ns, int *ret_status, struct err *err)
 {
-	struct thread *t = l->thread;
-	struct user_regs_struct regs = t->regs;
-	const uint64_t all = ~0ULL;
-	int status, r;
-
-	regs.rip = l->job->places->syscall_ret;
-	regs.rsp = l->sp_back;
-	regs.rax = nr;
-	regs.orig_rax = (unsigned long)-1;
-	regs.rdi = args[0];
-	regs.rsi = args[1];
-	regs.rdx = args[2];
-	regs.r10 = args[3];
-	regs.r8 = args[4];
-	regs.r9 = args[5];
-	l->armed = true;
-	if (ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) < 0) {
-		l->armed = false;
-		return err_set(err, -errno, "pid %d: cannot set registers: %s", (int)l->job->pid,
-			strerror(errno));
-	}
-	job_die_at(l->job, l->reap ? STEP_REAP_REGS : STEP_FORK_REGS);
-	if (ptrace(PTRACE_SETSIGMASK, t->tid, number(8), &all) < 0)
-		return err_set(err, -errno, "pid %d: cannot block signals: %s", (int)l->job->pid,
-			strerror(errno));
-	job_die_at(l->job, l->reap ? STEP_REAP_MASK : STEP_FORK_MASK);
-	if (ptrace(PTRACE_SYSCALL, t->tid, NULL, NULL) < 0)
-		return err_set(err, -errno, "pid %d: cannot run thread %d: %s", (int)l->job->pid,
-			(int)t->tid, strerror(errno));
+	if (ptrace((enum __ptrace_request)how, l->thread->tid, NULL, NULL) < 0)
+		return failed(l, "run", err);
 	if (!l->reap)
 		job_die_at(l->job, STEP_FORK_RUNNING);
-	r = wait_next(l, &status, err);
-	if (r < 0)
-		return r;
-	if (STOP_IS_SYSCALL(status)) {
-		job_die_at(l->job, l->reap ? STEP_REAP_ENTRY : STEP_FORK_ENTRY);
-		return 0;
-	}
-	if (in_signal_code(l, status)) {
-		r = restore(l, err);
-		return r < 0 ? r
-			     : err_set(err, -EBUSY,
-				       "pid %d was stopped by a signal just now; try again",
-				       (int)l->job->pid);
-	}
-	return err_set(err, -EPROTO, "pid %d: unexpected stop %#x", (int)l->job->pid, status);
+	return wait_next(l, job_time_left(l->job, timeout_ns), ret_status, err);
 }
 
-int loan_next(struct loan *l, int *ret_status, struct err *err)
+bool loan_in_signal_code(struct loan *l, int status)
 {
-	if (ptrace(PTRACE_SYSCALL, l->thread->tid, NULL, NULL) < 0)
-		return err_set(err, -errno, "pid %d: cannot run thread %d: %s", (int)l->job->pid,
-			(int)l->thread->tid, strerror(errno));
-	return wait_next(l, ret_status, err);
+	if (STOP_EVENT(status) == PTRACE_EVENT_STOP)
+		return true;
+	if (STOP_EVENT(status) == 0 && !STOP_IS_SYSCALL(status)) {
+		l->signal = STOP_SIGNAL(status);
+		return true;
+	}
+	return false;
 }
 
-int loan_end(struct loan *l, struct err *err)
+int loan_rest(struct loan *l, int64_t *ret_value, struct err *err)
 {
 	pid_t tid = l->thread->tid;
 
 	for (int n = 0; n < 8; n++) {
+		struct user_regs_struct regs;
 		int status, r;
 
 		/* any stop takes back a request to stop: ask only now */
 		if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 ||
 			ptrace(PTRACE_CONT, tid, NULL, NULL) < 0)
-			return err_set(err, -errno, "pid %d: cannot run thread %d: %s",
-				(int)l->job->pid, (int)tid, strerror(errno));
-		r = wait_next(l, &status, err);
+			return failed(l, "run", err);
+		r = wait_next(l, job_time_left(l->job, UINT64_MAX), &status, err);
 		if (r < 0)
 			return r;
-		if (!in_signal_code(l, status))
+		if (!loan_in_signal_code(l, status))
 			continue;
+		if (ptrace(PTRACE_GETREGS, tid, NULL, &regs) < 0)
+			return failed(l, "read the registers of", err);
+		*ret_value = (int64_t)regs.rax;
 		job_die_at(l->job, l->reap ? STEP_REAP_BACK : STEP_FORK_BACK);
-		return restore(l, err);
+		return 0;
 	}
 	return err_set(err, -EPROTO, "pid %d: thread %d does not come to rest", (int)l->job->pid,
 		(int)tid);
+}
+
+int loan_restore(struct loan *l, struct err *err)
+{
+	struct thread *t = l->thread;
+	struct user_regs_struct regs = t->regs;
+
+	stop_fix_eintr(&regs);
+	if (ptrace(PTRACE_SETSIGMASK, t->tid, number(8), &l->mask) < 0)
+		return failed(l, "put back the signal mask of", err);
+	job_die_at(l->job, l->reap ? STEP_REAP_MASK_BACK : STEP_FORK_MASK_BACK);
+	if (ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) < 0)
+		return failed(l, "put back the registers of", err);
+	l->armed = false;
+	job_die_at(l->job, l->reap ? STEP_REAP_REGS_BACK : STEP_FORK_REGS_BACK);
+	return 0;
 }
 
 void loan_release(struct loan *l)
@@ -460,8 +443,8 @@ void loan_release(struct loan *l)
 
 	if (!t || t->state != THREAD_STOPPED)
 		return;
-	if (ptrace(PTRACE_DETACH, t->tid, NULL, number((uint64_t)l->signal)) == 0 || errno == ESRCH)
-		t->state = THREAD_FREE;
+	(void)ptrace(PTRACE_DETACH, t->tid, NULL, number((uint64_t)l->signal));
+	t->state = THREAD_FREE;
 	t->have_regs = false;
 	l->armed = false;
 }

@@ -45,26 +45,34 @@ struct loan {
 	struct thread *thread;
 	uint64_t mask;             /* signals the thread blocked */
 	uint64_t sp_back, sp_exit; /* where the two frames begin */
-	bool armed;                /* registers are not the thread's own */
-	bool reap;                 /* which family of steps the tests can stop at */
-	int signal;                /* was about to be delivered: give it back when detaching */
+	bool armed;  /* registers are not the thread's own */
+	bool reap;   /* which family of steps the tests can stop at */
+	int signal;  /* was about to be delivered: give it back when detaching */
 };
 
 /* Writes the frames; nothing of the thread has changed after this. */
 int loan_begin(struct loan *l, const struct job *j, struct thread *t, bool reap, struct err *err);
 
-/* Sets the registers for the call, then blocks all signals, and lets the thread run to the call's
- * entry. -EBUSY: a stop signal came between; the thread has its own state back. */
-int loan_enter(struct loan *l, uint64_t nr, const uint64_t args[6], struct err *err);
+/* With the thread in a stop inside of the kernel's signal code: sets the registers for the call,
+ * then blocks all signals. */
+int loan_arm(struct loan *l, uint64_t nr, const uint64_t args[6], struct err *err);
 
-/* From an entry, an event or an exit stop to the next stop of the thread. */
-int loan_next(struct loan *l, int *ret_status, struct err *err);
+/* Lets it run to its next stop: entry of the call, event, stop signal. how: PTRACE_CONT or
+ * PTRACE_SYSCALL. -ETIMEDOUT: there was none within timeout_ns. */
+int loan_run(struct loan *l, int how, uint64_t timeout_ns, int *ret_status, struct err *err);
 
-/* After the call's exit stop: to a stop inside of the kernel's signal code, then mask, then
- * registers; the thread stays stopped there. */
-int loan_end(struct loan *l, struct err *err);
+/* From a stop before or inside of the call to a stop inside of the kernel's signal code behind it.
+ * *ret_value: what the call answered. */
+int loan_rest(struct loan *l, int64_t *ret_value, struct err *err);
 
-/* Lets the thread run: with its own state after loan_end(), else by its frame. */
+/* From there: mask back, then registers. The thread stays stopped. */
+int loan_restore(struct loan *l, struct err *err);
+
+/* Whether a stop is one inside of the kernel's signal code, where a system call that was
+ * interrupted is started again by the kernel itself. */
+bool loan_in_signal_code(struct loan *l, int status);
+
+/* Lets the thread run: with its own state after loan_restore(), else by its frame. */
 void loan_release(struct loan *l);
 
 #endif

@@ -179,7 +179,7 @@ static int freeze(struct job *j, int64_t *ret_at_ms, struct err *err)
 			break;
 		*ret_at_ms = now_realtime_ms();
 		r = fork_target(j, &s, t, err);
-		if (r != -EAGAIN && r != -EBUSY)
+		if ((r != -EAGAIN && r != -EBUSY) || j->child > 0)
 			break;
 		if (i + 1 < FORK_TRIES)
 			r = 0;

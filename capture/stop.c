@@ -236,8 +236,6 @@ static int ask(struct stop *s, struct thread *t)
 		return -errno;
 	t->state = THREAD_PENDING;
 	t->have_regs = false;
-	if (s->since_ns == 0)
-		s->since_ns = now_monotonic_ns();
 	return ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL) < 0 ? -errno : 0;
 }
 
@@ -248,6 +246,8 @@ int stop_thread(struct stop *s, pid_t tid, uint64_t timeout_ns, struct thread **
 
 	if (!t)
 		return -ENOMEM;
+	if (s->since_ns == 0)
+		s->since_ns = now_monotonic_ns();
 	r = ask(s, t);
 	if (r == 0)
 		r = await(s, t, now_monotonic_ns() + timeout_ns);
@@ -314,6 +314,8 @@ int stop_all(struct stop *s, uint64_t timeout_ns)
 	bool more = true;
 	int r;
 
+	if (s->since_ns == 0)
+		s->since_ns = now_monotonic_ns();
 	while (more) {
 		r = ask_everybody(s, &more);
 		if (r < 0)

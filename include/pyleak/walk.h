@@ -41,6 +41,7 @@ enum walk_phase {
 	WALK_PHASE_LINK,   /* reading a ring's links */
 	WALK_PHASE_HEADER, /* reading an object's header, its type, its size */
 	WALK_PHASE_BODY,   /* its node is out, its references are being visited */
+	WALK_PHASE_AGAIN,  /* tp_traverse failed, its items are being read instead */
 };
 
 /* ---- what comes out: units of 16 bytes ---- */
@@ -63,6 +64,8 @@ enum walk_tag {
 	WALK_NODE = 0x80,
 	/* {address, tag}: the node before is given up, forget its edges. */
 	WALK_SKIP = 0x81,
+	/* {address, tag}: forget the edges of the node before, they come again. */
+	WALK_AGAIN = 0x82,
 	/* Edges: {address of the object that is held, tag | argument}. */
 	WALK_EDGE_PLAIN = 1,
 	WALK_EDGE_INDEX,     /* argument: index */
