@@ -284,6 +284,7 @@ static int start(struct daemon *d)
 		log_error("%s", err.msg);
 		return r == -EOPNOTSUPP ? EXIT_REFUSED : exit_code_of(r);
 	}
+	err.msg[0] = 0;
 	r = store_open(d->o.state_dir ? d->o.state_dir : STATE_DIR, &d->store, &err);
 	if (r) {
 		log_error("%s", err.msg);
@@ -291,6 +292,8 @@ static int start(struct daemon *d)
 		       : r == -EACCES || r == -EPERM ? EXIT_REFUSED
 						     : EXIT_BROKEN;
 	}
+	if (err.msg[0])
+		log_warning("%s", err.msg); /* a damaged database was moved aside */
 	r = dump_manager_new(d->event, d->store, &d->dumps);
 	if (r) {
 		log_error("dumps: %s", strerror(-r));

@@ -121,40 +121,40 @@ static const struct {
 enum demand { MAY, FULL, MUST };
 
 struct typed {
-	uint16_t field;
 	const char *type;
+	uint16_t field;
 	enum demand demand;
 };
 
 static const struct typed typed_interp[] = {
-	{OFF(interp_sysdict), "dict", MUST},
-	{OFF(interp_builtins), "dict", MUST},
-	{OFF(interp_modules), "dict", MUST},
-	{OFF(interp_modules_by_index), "list", MAY},
-	{OFF(interp_importlib), "module", FULL},
-	{OFF(interp_codec_search_path), "list", FULL},
-	{OFF(interp_codec_search_cache), "dict", FULL},
-	{OFF(interp_codec_error_registry), "dict", FULL},
-	{OFF(interp_dict), "dict", MAY},
-	{OFF(interp_sysdict_copy), "dict", MAY},
-	{OFF(interp_builtins_copy), "dict", MAY},
-	{OFF(interp_before_forkers), "list", MAY},
-	{OFF(interp_after_forkers_parent), "list", MAY},
-	{OFF(interp_after_forkers_child), "list", MAY},
-	{OFF(interp_warnings_filters), "list", FULL},
-	{OFF(interp_warnings_once), "dict", FULL},
-	{OFF(interp_warnings_default), "str", FULL},
-	{OFF(interp_audit_hooks), "list", MAY},
+	{"dict", OFF(interp_sysdict), MUST},
+	{"dict", OFF(interp_builtins), MUST},
+	{"dict", OFF(interp_modules), MUST},
+	{"list", OFF(interp_modules_by_index), MAY},
+	{"module", OFF(interp_importlib), FULL},
+	{"list", OFF(interp_codec_search_path), FULL},
+	{"dict", OFF(interp_codec_search_cache), FULL},
+	{"dict", OFF(interp_codec_error_registry), FULL},
+	{"dict", OFF(interp_dict), MAY},
+	{"dict", OFF(interp_sysdict_copy), MAY},
+	{"dict", OFF(interp_builtins_copy), MAY},
+	{"list", OFF(interp_before_forkers), MAY},
+	{"list", OFF(interp_after_forkers_parent), MAY},
+	{"list", OFF(interp_after_forkers_child), MAY},
+	{"list", OFF(interp_warnings_filters), FULL},
+	{"dict", OFF(interp_warnings_once), FULL},
+	{"str", OFF(interp_warnings_default), FULL},
+	{"list", OFF(interp_audit_hooks), MAY},
 	/* an array of states; the first word of each is the type */
-	{OFF(interp_static_types), "type", FULL},
-	{OFF(interp_interned), "dict", FULL},
+	{"type", OFF(interp_static_types), FULL},
+	{"dict", OFF(interp_interned), FULL},
 };
 
 /* In the state of the main thread. */
 static const struct typed typed_thread[] = {
-	{OFF(ts_dict), "dict", MAY},
-	{OFF(ts_context), "Context", MAY},
-	{OFF(ts_local_key), "str", FULL},
+	{"dict", OFF(ts_dict), MAY},
+	{"Context", OFF(ts_context), MAY},
+	{"str", OFF(ts_local_key), FULL},
 };
 
 static const struct {
@@ -351,9 +351,10 @@ static void find_generations(pid_t pid, uint64_t runtime, uint64_t interp, struc
 static void move_by_type(pid_t pid, uint64_t base, const struct typed *typed, size_t n,
 	const char *prefix, struct draft *d)
 {
-	bool fits[ARRAY_SIZE(typed_interp)][SHIFTS_MAX], back[ARRAY_SIZE(typed_interp)][SHIFTS_MAX];
+	bool fits[ARRAY_SIZE(typed_interp)][SHIFTS_MAX] = {{false}};
+	bool back[ARRAY_SIZE(typed_interp)][SHIFTS_MAX];
 	uint16_t field[ARRAY_SIZE(typed_interp)];
-	int32_t lo = 0, hi = 0, shifts, step;
+	int32_t lo = 0, hi = 0, shifts = 0, step = 8;
 	size_t m = 0;
 
 	/* all that lie in the first gap whose two ends disagree; there is one in the versions known,

@@ -324,7 +324,7 @@ static int static_name(const struct python *p, uint64_t tp_name, char *name)
 static int heap_name(
 	const struct python *p, uint64_t addr, uint64_t dict, uint64_t tp_name, char *name)
 {
-	char qualname[TYPE_NAME_MAX], module[TYPE_NAME_MAX] = "", *dot;
+	char qualname[TYPE_NAME_MAX] = "", module[TYPE_NAME_MAX] = "", *dot;
 	uint64_t q, m;
 	int r;
 

@@ -775,6 +775,21 @@ static size_t default_types(
 	return k;
 }
 
+/* Whether "Session" is the last part of a known "app.Session" (and no type's whole name). */
+static bool is_known_short_name(const struct named *v, size_t n, const char *name)
+{
+	bool found = false;
+
+	for (size_t i = 0; i < n; i++) {
+		const char *dot = strrchr(v[i].name, '.');
+
+		if (!strcmp(v[i].name, name))
+			return false;
+		found |= dot && !strcmp(dot + 1, name);
+	}
+	return found;
+}
+
 static void ask_dump(struct ask *a)
 {
 	struct target *t = arg_target(a);
@@ -798,8 +813,7 @@ static void ask_dump(struct ask *a)
 		return;
 	}
 	qsort(v, n, sizeof(*v), by_delta);
-	json_array_foreach(want, k, one)
-	{
+	json_array_foreach (want, k, one) {
 		_cleanup_free_ const struct named **match = NULL;
 		const char *name = json_string_value(one);
 		size_t n_match;
@@ -808,12 +822,10 @@ static void ask_dump(struct ask *a)
 			serve_reply_error(a->q, EXIT_USAGE, "types: a list of names is needed");
 			return;
 		}
-		/* A type the daemon has not met (str has no probe hits on some builds, say) may well
-		 * be in the heap: the worker resolves names, too. */
-		n_match = 0;
-		for (size_t i = 0; i < n; i++)
-			n_match += !strcmp(v[i].name, name);
-		if (!n_match && !strpbrk(name, "*?[.")) {
+		/* A short name that several types have is told at once. One that was not met yet (str
+		 * has no probe, an idle process no census yet) may well be in the heap: the worker
+		 * resolves names, too. */
+		if (!strpbrk(name, "*?[.") && is_known_short_name(v, n, name)) {
 			if (resolve_types(a, v, n, name, &match, &n_match))
 				return;
 			name = match[0]->name;

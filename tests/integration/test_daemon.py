@@ -265,6 +265,8 @@ class Mistakes(harness.RootTest):
             capture_output=True, text=True, timeout=60, check=False))
         self.one_line(a, 3, f"{self.folder}/none")
 
+
+class Requests(harness.RootTest):
     def test_strange_requests(self):
         t = harness.Target(self, IDLE)
         t.hear()
