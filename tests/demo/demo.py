@@ -31,6 +31,11 @@ def say(text=""):
     print(text, flush=True)
 
 
+def short(path):
+    """A path as one would type it here."""
+    return min(os.path.relpath(path), path, key=len) if path.startswith("/") else path
+
+
 def number(n):
     return f"{n:,}".replace(",", " ")
 
@@ -341,8 +346,7 @@ class Demo:
                    "--config", os.path.join(HERE, "pyleakd-demo.yaml"), "--socket", self.socket,
                    "--state-dir", os.path.join(self.folder, "state"), "--pid",
                    str(self.target.pid)]
-        say("  " + " ".join(os.path.relpath(a) if a.startswith(self.build + "/") else a
-                            for a in command))
+        say("  " + " ".join(short(a) for a in command))
         with open(self.log, "wb") as log:
             self.daemon = self.children.start(command, sig=signal.SIGTERM, stdout=log, stderr=log)
         self.wait("waiting for the daemon", self.listening, 20)
@@ -364,7 +368,7 @@ class Demo:
         say(f"  what holds them, {took:.0f} s after the start; the program stood still for "
             f"{dump['pause_us'] / 1000:.1f} ms of it:")
         for path in kept:
-            say(f"    {path}")
+            say(f"    {short(path)}")
         self.check(dump)
         if took > LIMIT:
             raise Failed(f"that took {took:.0f} s, more than {LIMIT}")
