@@ -308,6 +308,7 @@ int elf_image_open(int fd, struct err *err, struct elf_image **ret)
 	e->fd = fcntl(fd, F_DUPFD_CLOEXEC, 3);
 	if (e->fd < 0) {
 		r = -errno;
+		/* cppcheck-suppress memleak; it does not know _cleanup_ */
 		return err_set(err, r, "dup: %s", strerror(-r));
 	}
 	e->loaded = calloc(1, e->size / BLOCK / 8 + 1);
@@ -316,6 +317,7 @@ int elf_image_open(int fd, struct err *err, struct elf_image **ret)
 	e->mem = mem == MAP_FAILED ? NULL : mem;
 	e->used = calloc(1, sizeof(*e->used));
 	if (!e->loaded || !e->used || !e->mem)
+		/* cppcheck-suppress memleak */
 		return err_set(err, -ENOMEM, "out of memory");
 	r = read_headers(e, err);
 	if (r < 0)

@@ -293,7 +293,7 @@ static int find_cpython(struct python *p, struct err *err)
 /* First read of the target's memory: PyType_Type, whose type is itself. */
 static int find_type(struct python *p, struct err *err)
 {
-	uint64_t type;
+	uint64_t type = 0;
 	int r;
 
 	if (python_symbol(p, "PyType_Type", &p->type_type, NULL) < 0)
