@@ -4,7 +4,6 @@
 #include <bpf/bpf.h>
 #include <bpf/libbpf.h>
 #include <linux/capability.h>
-#include <pthread.h>
 #include <stdarg.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -13,64 +12,12 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/sysmacros.h>
-#include <time.h>
 
-#include "bpf/pyleak.skel.h"
 #include "daemon/probe/calibrate.h"
-#include "daemon/probe/plan.h"
-#include "daemon/python/mem.h"
-#include "daemon/util/macros.h"
-#include "daemon/util/u64map.h"
-#include "daemon/util/units.h"
-#include "include/pyleak/counts.h"
+#include "daemon/probe/probe_private.h"
 
 #define DEFAULT_TARGETS 64
 #define DEFAULT_TYPES   16384
-#define GONE_MAX        65536 /* dead classes kept between two reads */
-#define BATCH           1024
-
-struct gone {
-	uint64_t type;
-	struct pyleak_count count;
-	uint32_t epoch; /* the target's when it died */
-};
-
-struct gone_list {
-	struct gone *v;
-	size_t n, cap;
-	uint64_t dropped;
-};
-
-struct probe_target {
-	struct probe *probe;
-	const struct python *py;
-	struct probe_target_options options;
-	struct plan plan;
-	struct python_rings rings;
-	bool has_rings; /* and they are all there is to walk */
-	uint32_t slot;
-	int counts; /* map: type -> struct pyleak_count */
-	struct bpf_link *births, *deaths;
-
-	struct gone_list gone; /* not yet reported by probe_target_read() */
-
-	uint32_t armed;  /* number of the census that is out, 0: none */
-	uint32_t number; /* last one given */
-	bool ready;      /* its result is here and waits for probe_dispatch(): */
-	struct census_result result;
-	struct census_type *result_types;
-};
-
-struct probe {
-	struct pyleak_bpf *bpf;
-	struct ring_buffer *ring;
-	int epoll, wake;
-	unsigned max_targets, max_types;
-	struct pyleak_target *shared; /* the array, mapped; one slot more than max_targets */
-	size_t shared_bytes;
-	struct probe_target **targets; /* by slot */
-	uint64_t cost_ns, cost_stepped_ns;
-};
 
 /* ---- errors ---- */
 
@@ -94,7 +41,7 @@ static int libbpf_print(enum libbpf_print_level level, const char *fmt, va_list 
 }
 
 /* Why BPF was refused: by name the capability that is missing, if one is. */
-static int refused(struct err *err, const char *what)
+int probe_refused(struct err *err, const char *what)
 {
 	struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct d[2] = {0};
@@ -121,7 +68,7 @@ static int refused(struct err *err, const char *what)
 /* ---- slots ---- */
 
 /* The slot's hash, made and hung into the outer map. */
-static int slot_counts(struct probe *p, uint32_t slot, unsigned types)
+int slot_counts(struct probe *p, uint32_t slot, unsigned types)
 {
 	LIBBPF_OPTS(bpf_map_create_opts, o, .map_flags = BPF_F_NO_PREALLOC);
 	_cleanup_close_ int fd = bpf_map_create(BPF_MAP_TYPE_HASH, "pyleak_counts", sizeof(__u64),
@@ -135,7 +82,7 @@ static int slot_counts(struct probe *p, uint32_t slot, unsigned types)
 }
 
 /* Who is to be counted in this slot, see struct pyleak_target. Does not switch it on. */
-static int slot_identity(struct probe *p, uint32_t slot, pid_t pid, uint32_t *ret_tgid)
+int slot_identity(struct probe *p, uint32_t slot, pid_t pid, uint32_t *ret_tgid)
 {
 	_cleanup_fclose_ FILE *f = NULL;
 	char path[64], line[512], *last;
@@ -167,25 +114,25 @@ static int slot_identity(struct probe *p, uint32_t slot, pid_t pid, uint32_t *re
 }
 
 /* From here on its hits count: all sites at the same instant. */
-static void slot_enable(struct probe *p, uint32_t slot, uint32_t tgid)
+void slot_enable(struct probe *p, uint32_t slot, uint32_t tgid)
 {
 	__atomic_store_n(&p->shared[slot].tgid, tgid, __ATOMIC_SEQ_CST);
 }
 
-static void slot_disable(struct probe *p, uint32_t slot)
+void slot_disable(struct probe *p, uint32_t slot)
 {
 	__atomic_store_n(&p->shared[slot].armed, 0, __ATOMIC_SEQ_CST);
 	__atomic_store_n(&p->shared[slot].tgid, 0, __ATOMIC_SEQ_CST);
 }
 
 /* After its links are gone. */
-static void slot_clear(struct probe *p, uint32_t slot)
+void slot_clear(struct probe *p, uint32_t slot)
 {
 	bpf_map_delete_elem(bpf_map__fd(p->bpf->maps.counts_of), &slot);
 	memset(&p->shared[slot], 0, sizeof(p->shared[slot]));
 }
 
-static uint64_t slot_hits(const struct probe *p, uint32_t slot)
+uint64_t slot_hits(const struct probe *p, uint32_t slot)
 {
 	return __atomic_load_n(&p->shared[slot].hits, __ATOMIC_SEQ_CST);
 }
@@ -228,7 +175,7 @@ static int calibrate(struct probe *p, struct err *err)
 	if (!link) {
 		r = -errno;
 		if (r == -EPERM || r == -EACCES)
-			r = refused(err, "attaching a uprobe_multi link");
+			r = probe_refused(err, "attaching a uprobe_multi link");
 		else if (r == -EINVAL || r == -EOPNOTSUPP || r == -ENOSYS)
 			r = err_set(err, -EOPNOTSUPP,
 				"this kernel has no uprobe_multi links: Linux 6.6 or newer with "
@@ -291,7 +238,7 @@ int probe_open(const struct probe_options *o, struct probe **ret, struct err *er
 	bpf_map__set_max_entries(p->bpf->maps.counts_of, p->max_targets + 1);
 	r = pyleak_bpf__load(p->bpf);
 	if (r == -EPERM || r == -EACCES)
-		return refused(err, "loading BPF programs");
+		return probe_refused(err, "loading BPF programs");
 	if (r == -ENOSYS)
 		return err_set(
 			err, -EOPNOTSUPP, "this kernel was built without CONFIG_BPF_SYSCALL");
@@ -353,414 +300,7 @@ uint64_t probe_cost_ns(const struct probe *p, bool stepped)
 	return stepped ? p->cost_stepped_ns : p->cost_ns;
 }
 
-/* ---- attach ---- */
-
-static int attach_kind(struct probe_target *t, enum plan_kind kind, struct bpf_program *prog,
-	struct bpf_link **ret, struct err *err)
-{
-	unsigned long offsets[PLAN_SITES_MAX];
-	__u64 cookies[PLAN_SITES_MAX];
-	LIBBPF_OPTS(bpf_uprobe_multi_opts, o, .offsets = offsets, .cookies = cookies);
-	struct bpf_link *link;
-	char path[64];
-	int r;
-
-	for (size_t i = 0; i < t->plan.n; i++) {
-		const struct plan_site *s = &t->plan.v[i];
-
-		if (s->kind != kind)
-			continue;
-		offsets[o.cnt] = s->offset;
-		cookies[o.cnt++] = PYLEAK_COOKIE(t->slot, s->place.reg, s->place.stepped);
-	}
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", t->py->fd);
-	link = bpf_program__attach_uprobe_multi(prog, t->py->id.pid, path, NULL, &o);
-	if (link) {
-		*ret = link;
-		return 0;
-	}
-	r = -errno;
-	if (r == -EPERM || r == -EACCES)
-		return refused(err, "attaching probes");
-	if (r == -ESRCH)
-		return err_set(err, r, "pid %d has exited", t->py->id.pid);
-	return err_set(err, r, "attaching %zu probes to %s of pid %d: %s", o.cnt, t->py->path,
-		t->py->id.pid, strerror(-r));
-}
-
-/*
- * Functions that no symbol names but that stand in tp_alloc of built-in types: from 3.11 on dict has
- * _PyType_AllocNoTrack there. Read from the living process, because in a shared library the slot
- * is filled by the linker. What cannot be read or lies in another file is left out.
- */
-static int plan_slots(struct probe_target *t, struct err *err)
-{
-	static const char *const types[] = {"PyBaseObject_Type", "PyDict_Type", "PyList_Type",
-		"PySet_Type", "PyTuple_Type", "PyFrozenSet_Type"};
-	const struct python *py = t->py;
-	uint64_t addr, alloc;
-	char name[64];
-	int r;
-
-	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
-		if (python_symbol(py, types[i], &addr, NULL) ||
-			mem_read_u64(py->id.pid, addr + OFF_TP_ALLOC, &alloc) || !alloc ||
-			!elf_image_is_code(py->elf, alloc - py->bias))
-			continue;
-		snprintf(name, sizeof(name), "%s.tp_alloc", types[i]);
-		r = plan_add_birth(py->elf, &t->plan, name, alloc - py->bias, err);
-		if (r)
-			return r;
-	}
-	return 0;
-}
-
-static void target_release(struct probe_target *t)
-{
-	if (t->counts >= 0)
-		close(t->counts);
-	free(t->gone.v);
-	free(t->result_types);
-	free(t);
-}
-
-int probe_attach(struct probe *p, const struct python *py, const struct probe_target_options *o,
-	struct probe_target **ret, struct err *err)
-{
-	struct probe_target *t;
-	struct pyleak_target *s;
-	uint32_t slot, tgid;
-	int r;
-
-	for (slot = 0; slot < p->max_targets && p->targets[slot]; slot++)
-		;
-	if (slot == p->max_targets)
-		return err_set(err, -EUSERS,
-			"pid %d: no room, at most %u processes can be watched at a time",
-			py->id.pid, p->max_targets);
-	t = calloc(1, sizeof(*t));
-	if (!t)
-		return err_set(err, -ENOMEM, "out of memory");
-	*t = (struct probe_target){.probe = p, .py = py, .slot = slot, .counts = -1};
-	if (o)
-		t->options = *o;
-	r = plan_make(py->elf, &t->plan, err);
-	if (!r)
-		r = plan_slots(t, err);
-	if (r) {
-		err_prefix(err, r, "%s", py->path);
-		target_release(t);
-		return r;
-	}
-
-	s = &p->shared[slot];
-	r = slot_identity(p, slot, py->id.pid, &tgid);
-	if (r) {
-		r = r == -ENOENT ? -ESRCH : r;
-		err_set(err, r, "pid %d%s%s", py->id.pid, r == -ESRCH ? " has exited" : ": ",
-			r == -ESRCH ? "" : strerror(-r));
-		goto fail;
-	}
-	t->counts = slot_counts(p, slot, p->max_types);
-	if (t->counts < 0) {
-		r = err_set(err, t->counts, "pid %d: no map for its counters: %s", py->id.pid,
-			strerror(-t->counts));
-		goto fail;
-	}
-	/* Without rings there are counters and no census: probe_census_arm() will say so. */
-	t->has_rings = python_find_rings(py, &t->rings, NULL) == 0 &&
-		       (py->interpreters <= 1 || py->minor < 12);
-	if (t->has_rings) {
-		for (int i = 0; i < 4; i++)
-			s->head[i] = t->rings.head[3 - i];
-		s->collecting = t->rings.collecting;
-	}
-	r = attach_kind(t, PLAN_DEATH, p->bpf->progs.on_death, &t->deaths, err);
-	if (!r)
-		r = attach_kind(t, PLAN_BIRTH, p->bpf->progs.on_birth, &t->births, err);
-	/* The pid may have become somebody else's between python_open() and now. */
-	if (!r && !proc_id_alive(&py->id))
-		r = err_set(err, -ESRCH, "pid %d has exited", py->id.pid);
-	if (r)
-		goto fail;
-	p->targets[slot] = t;
-	slot_enable(p, slot, tgid);
-	*ret = t;
-	return 0;
-fail:
-	bpf_link__destroy(t->births);
-	bpf_link__destroy(t->deaths);
-	slot_clear(p, slot);
-	target_release(t);
-	return r;
-}
-
-void probe_target_free(struct probe_target *t)
-{
-	struct probe *p;
-
-	if (!t)
-		return;
-	p = t->probe;
-	slot_disable(p, t->slot);
-	bpf_link__destroy(t->births);
-	bpf_link__destroy(t->deaths);
-	p->targets[t->slot] = NULL;
-	/* What is still in the ring buffer must not go to the next owner of the slot. */
-	ring_buffer__consume(p->ring);
-	slot_clear(p, t->slot);
-	target_release(t);
-}
-
-char *probe_target_describe(const struct probe_target *t, char *buf, size_t n)
-{
-	return plan_describe(&t->plan, buf, n);
-}
-
-/* ---- reading counters ---- */
-
-struct entry {
-	uint64_t type;
-	struct pyleak_count count;
-};
-
-/* All entries of the target's hash, in no order. *ret is malloc'ed. */
-static int read_counts(const struct probe_target *t, struct entry **ret, size_t *ret_n)
-{
-	LIBBPF_OPTS(bpf_map_batch_opts, o);
-	_cleanup_free_ uint64_t *keys = NULL;
-	_cleanup_free_ struct pyleak_count *values = NULL;
-	_cleanup_free_ struct entry *v = NULL;
-	size_t n = 0, cap = 0, batch = BATCH;
-	__u32 token = 0;
-	bool first = true;
-
-	for (int r = 0; r != -ENOENT; first = first && r == -ENOSPC) {
-		struct entry *bigger;
-		__u32 got = (__u32)batch;
-
-		if (!keys) {
-			keys = calloc(batch, sizeof(*keys));
-			values = calloc(batch, sizeof(*values));
-			if (!keys || !values)
-				return -ENOMEM;
-		}
-		r = bpf_map_lookup_batch(
-			t->counts, first ? NULL : &token, &token, keys, values, &got, &o);
-		if (r == -ENOSPC) { /* one bucket of the hash holds more than fit */
-			batch *= 4;
-			if (batch > (size_t)PYLEAK_MAX_TYPES * 4)
-				return -ENOSPC;
-			freep(&keys);
-			freep(&values);
-			keys = NULL;
-			values = NULL;
-			continue;
-		}
-		if (r && r != -ENOENT)
-			return r;
-		if (n + got > cap) {
-			cap = MAX(cap * 2, n + got);
-			bigger = realloc(v, cap * sizeof(*v));
-			if (!bigger)
-				return -ENOMEM;
-			v = bigger;
-		}
-		for (__u32 i = 0; i < got; i++)
-			v[n++] = (struct entry){.type = keys[i], .count = values[i]};
-	}
-	*ret = TAKE_PTR(v);
-	*ret_n = n;
-	return 0;
-}
-
-/* Whether it says something. Types whose deaths nobody sees do not: their births alone would
- * look like a leak. */
-static bool worth_telling(const struct pyleak_count *c)
-{
-	return c->flags & PYLEAK_COUNT_GC;
-}
-
-static void gone_add(struct gone_list *g, const struct pyleak_event *e)
-{
-	struct gone *bigger;
-	size_t cap;
-
-	if (g->n == g->cap) {
-		cap = g->cap ? g->cap * 2 : 64;
-		bigger = cap <= GONE_MAX ? realloc(g->v, cap * sizeof(*bigger)) : NULL;
-		if (!bigger) {
-			g->dropped++;
-			return;
-		}
-		g->v = bigger;
-		g->cap = cap;
-	}
-	g->v[g->n++] = (struct gone){.type = e->type, .count = e->count, .epoch = e->epoch};
-}
-
-/* The incarnations that have died, as a set. */
-static int gone_set(const struct gone_list *g, struct u64map *ret)
-{
-	int r = u64map_reserve(ret, g->n);
-
-	for (size_t i = 0; i < g->n && !r; i++)
-		r = u64map_put(ret, g->v[i].count.incarnation, i + 1);
-	return r;
-}
-
-static int drain(struct probe *p);
-
-int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *ret_n,
-	struct probe_totals *ret_totals)
-{
-	const struct pyleak_target *s = &t->probe->shared[t->slot];
-	_cleanup_free_ struct probe_count *out = NULL;
-	_cleanup_free_ struct entry *v = NULL;
-	_cleanup_(u64map_release) struct u64map gone = {0};
-	size_t n, n_out = 0;
-	uint64_t stepped;
-	int r;
-
-	/* The entries first, the dead after: what dies in between is in both, never in none. */
-	r = read_counts(t, &v, &n);
-	if (!r)
-		r = drain(t->probe);
-	if (!r)
-		r = gone_set(&t->gone, &gone);
-	if (r)
-		return r;
-	out = calloc(n + t->gone.n + 1, sizeof(*out));
-	if (!out)
-		return -ENOMEM;
-	for (size_t i = 0; i < n; i++) {
-		const struct pyleak_count *c = &v[i].count;
-
-		if (worth_telling(c) && !u64map_get(&gone, c->incarnation))
-			out[n_out++] = (struct probe_count){.type = v[i].type,
-				.incarnation = c->incarnation,
-				.births = c->births,
-				.deaths = c->deaths};
-	}
-	for (size_t i = 0; i < t->gone.n; i++) {
-		const struct pyleak_count *c = &t->gone.v[i].count;
-
-		if (worth_telling(c))
-			out[n_out++] = (struct probe_count){.type = t->gone.v[i].type,
-				.incarnation = c->incarnation,
-				.births = c->births,
-				.deaths = c->deaths,
-				.gone = true};
-	}
-	t->gone.n = 0;
-	if (ret_totals) {
-		stepped = __atomic_load_n(&s->hits_stepped, __ATOMIC_RELAXED);
-		ret_totals->hits = slot_hits(t->probe, t->slot);
-		ret_totals->dropped = __atomic_load_n(&s->dropped, __ATOMIC_RELAXED) +
-				      __atomic_load_n(&s->lost, __ATOMIC_RELAXED) + t->gone.dropped;
-		ret_totals->run_ns = (ret_totals->hits > stepped ? ret_totals->hits - stepped : 0) *
-					     t->probe->cost_ns +
-				     stepped * t->probe->cost_stepped_ns;
-	}
-	*ret = TAKE_PTR(out);
-	*ret_n = n_out;
-	return 0;
-}
-
-/* ---- census ---- */
-
-static struct census_type census_type_at(const struct entry *e, uint32_t epoch)
-{
-	const struct pyleak_count *c = &e->count;
-	bool stamped = c->epoch == epoch;
-
-	return (struct census_type){.type = e->type,
-		.live = c->live_epoch == epoch ? c->live : 0,
-		.births = stamped ? c->births_at : c->births,
-		.deaths = stamped ? c->deaths_at : c->deaths,
-		.incarnation = c->incarnation};
-}
-
-/* The counters of every type as they stood at the census's instant, see struct pyleak_count. */
-static int census_collect(struct probe_target *t, uint32_t epoch)
-{
-	_cleanup_free_ struct entry *v = NULL;
-	_cleanup_free_ struct census_type *out = NULL;
-	_cleanup_(u64map_release) struct u64map seen = {0};
-	struct pyleak_count again;
-	size_t n, n_out = 0;
-	int r;
-
-	r = read_counts(t, &v, &n);
-	if (r)
-		return r;
-	for (size_t i = 0; i < n; i++) {
-		/* A hit may have changed it while it was copied. Stamped at the first look: the
-		 * second is whole. Not stamped at the second: the first is. Else a third. If it
-		 * is gone, its event has the truth. */
-		bool was = v[i].count.epoch == epoch;
-
-		r = bpf_map_lookup_elem(t->counts, &v[i].type, &again);
-		if (!r && again.epoch == epoch && !was)
-			r = bpf_map_lookup_elem(t->counts, &v[i].type, &again);
-		if (r || again.incarnation != v[i].count.incarnation)
-			v[i].count.incarnation = 0;
-		else if (again.epoch == epoch)
-			v[i].count = again;
-	}
-	ring_buffer__consume(t->probe->ring);
-	out = calloc(n + t->gone.n + 1, sizeof(*out));
-	if (!out || u64map_reserve(&seen, n))
-		return -ENOMEM;
-	for (size_t i = 0; i < n; i++) {
-		if (!v[i].count.incarnation || !worth_telling(&v[i].count))
-			continue;
-		out[n_out] = census_type_at(&v[i], epoch);
-		if (!out[n_out].live && !out[n_out].births && !out[n_out].deaths)
-			continue; /* came after the census, or was never counted */
-		if (t->gone.n && u64map_put(&seen, v[i].count.incarnation, 1))
-			return -ENOMEM;
-		n_out++;
-	}
-	for (size_t i = 0; i < t->gone.n; i++) {
-		struct entry e = {.type = t->gone.v[i].type, .count = t->gone.v[i].count};
-
-		if (t->gone.v[i].epoch < epoch) /* had died before */
-			continue;
-		if (u64map_get(&seen, e.count.incarnation) || !worth_telling(&e.count))
-			continue;
-		out[n_out] = census_type_at(&e, epoch);
-		if (out[n_out].live || out[n_out].births || out[n_out].deaths)
-			n_out++;
-	}
-	t->result_types = TAKE_PTR(out);
-	t->result.types = t->result_types;
-	t->result.n_types = n_out;
-	return 0;
-}
-
-/* Turns an answered census into a result that waits for probe_dispatch(). */
-static int census_finish(struct probe_target *t)
-{
-	const struct pyleak_census *c = &t->probe->shared[t->slot].census;
-	int r = 0;
-
-	t->result = (struct census_result){
-		.at_ms =
-			now_realtime_ms() - (int64_t)((now_monotonic_ns() - c->start_ns) / 1000000),
-		.pause_ns = c->end_ns - c->start_ns,
-		.objects = c->objects,
-	};
-	if (c->status == PYLEAK_CENSUS_OK)
-		r = census_collect(t, c->epoch);
-	else
-		t->result.status =
-			c->status == PYLEAK_CENSUS_TOO_LARGE ? CENSUS_TOO_LARGE : CENSUS_FAULT;
-	if (r)
-		t->result.status = CENSUS_FAULT;
-	t->ready = true;
-	return r == -ENOMEM ? r : 0;
-}
+/* ---- events ---- */
 
 static int on_event(void *userdata, void *data, size_t n)
 {
@@ -772,12 +312,12 @@ static int on_event(void *userdata, void *data, size_t n)
 		return 0;
 	t = p->targets[e->slot];
 	if (e->kind == PYLEAK_EVENT_GONE)
-		gone_add(&t->gone, e);
+		counters_gone(&t->gone, e);
 	return 0; /* an ended census shows in the slot itself */
 }
 
 /* Takes in all events; answered censuses become results. */
-static int drain(struct probe *p)
+int probe_drain(struct probe *p)
 {
 	int n = ring_buffer__consume(p->ring), r = 0;
 
@@ -805,7 +345,7 @@ int probe_fd(const struct probe *p)
 int probe_dispatch(struct probe *p)
 {
 	eventfd_t ignored;
-	int r = drain(p);
+	int r = probe_drain(p);
 
 	eventfd_read(p->wake, &ignored);
 	for (unsigned i = 0; i < p->max_targets; i++) {
@@ -824,96 +364,4 @@ int probe_dispatch(struct probe *p)
 			t->options.on_census(t, &result, t->options.userdata);
 	}
 	return r;
-}
-
-int probe_census_arm(struct probe_target *t, uint64_t budget_ns)
-{
-	struct pyleak_target *s = &t->probe->shared[t->slot];
-
-	if (!t->has_rings)
-		return -EPROTO;
-	if (t->armed)
-		return -EBUSY;
-	if (++t->number == 0)
-		t->number = 1;
-	t->armed = t->number;
-	s->budget_ns = budget_ns;
-	s->armed_ns = now_monotonic_ns();
-	__atomic_store_n(&s->armed, t->number, __ATOMIC_SEQ_CST);
-	return 0;
-}
-
-void probe_census_cancel(struct probe_target *t)
-{
-	__atomic_store_n(&t->probe->shared[t->slot].armed, 0, __ATOMIC_SEQ_CST);
-	/* If the walk has begun its event will come, with a number that nobody waits for. */
-	t->armed = 0;
-	t->ready = false;
-	free(t->result_types);
-	t->result_types = NULL;
-}
-
-/* Gives a type that no hit has shown yet its entry, so that it has one identity from now on. */
-static int entry_make(struct probe_target *t, uint64_t type, struct pyleak_count *ret)
-{
-	struct pyleak_target *s = &t->probe->shared[t->slot];
-	struct pyleak_count c = {.epoch = __atomic_load_n(&s->epoch, __ATOMIC_SEQ_CST)};
-	uint64_t flags;
-	int r;
-
-	r = mem_read_u64(t->py->id.pid, type + OFF_TP_FLAGS, &flags);
-	if (r)
-		return r;
-	if (flags & TPFLAGS_HAVE_GC)
-		c.flags |= PYLEAK_COUNT_GC;
-	if (flags & TPFLAGS_TYPE_SUBCLASS)
-		c.flags |= PYLEAK_COUNT_META;
-	c.incarnation = __atomic_add_fetch(&t->probe->bpf->bss->incarnations, 1, __ATOMIC_SEQ_CST);
-	r = bpf_map_update_elem(t->counts, &type, &c, BPF_NOEXIST);
-	if (r && r != -EEXIST)
-		return r;
-	return bpf_map_lookup_elem(t->counts, &type, ret);
-}
-
-int probe_census_outside(struct probe_target *t, uint64_t max_objects)
-{
-	_cleanup_free_ struct python_level *levels = NULL;
-	_cleanup_free_ struct census_type *out = NULL;
-	struct census_result result = {.outside = true};
-	struct pyleak_count c;
-	uint64_t before, objects;
-	size_t n, n_out = 0;
-	int r;
-
-	if (!t->has_rings)
-		return -EPROTO;
-	before = slot_hits(t->probe, t->slot);
-	r = python_read_levels(t->py, &t->rings, 3, max_objects, &levels, &n, &objects);
-	if (r)
-		return r;
-	result.at_ms = now_realtime_ms();
-	result.objects = objects;
-	out = calloc(n + 1, sizeof(*out));
-	if (!out)
-		return -ENOMEM;
-	for (size_t i = 0; i < n; i++) {
-		if (bpf_map_lookup_elem(t->counts, &levels[i].type, &c)) {
-			r = entry_make(t, levels[i].type, &c);
-			if (r)
-				return r == -E2BIG ? -ENOSPC : -EAGAIN;
-		}
-		out[n_out++] = (struct census_type){.type = levels[i].type,
-			.live = levels[i].count,
-			.births = c.births,
-			.deaths = c.deaths,
-			.incarnation = c.incarnation};
-	}
-	/* Levels and counters belong together only if nothing was born or died meanwhile. */
-	if (slot_hits(t->probe, t->slot) != before)
-		return -EAGAIN;
-	result.types = out;
-	result.n_types = n_out;
-	if (t->options.on_census)
-		t->options.on_census(t, &result, t->options.userdata);
-	return 0;
 }

@@ -343,11 +343,11 @@ static void look_at(struct watch *w, pid_t pid, struct seen *s)
 		s->pid = 0; /* a target now */
 		return;
 	}
-	if (r == -ENOSPC && !w->full_logged) {
+	if (r == -EUSERS && !w->full_logged) {
 		log_warning("%s", err.msg);
 		w->full_logged = true;
 	}
-	s->kind = r == -EAGAIN || r == -ESRCH || r == -ENOSPC ? SEEN_RETRY : SEEN_REFUSED;
+	s->kind = r == -EAGAIN || r == -ESRCH || r == -EUSERS ? SEEN_RETRY : SEEN_REFUSED;
 	if (r == -ENOEXEC)
 		s->kind = SEEN_NOT_PYTHON;
 	snprintf(s->reason, sizeof(s->reason), "%.255s", err.msg);

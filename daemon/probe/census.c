@@ -1,0 +1,193 @@
+/* SPDX-License-Identifier: MIT */
+#include <bpf/bpf.h>
+#include <string.h>
+
+#include "daemon/probe/probe_private.h"
+#include "daemon/python/mem.h"
+#include "daemon/util/u64map.h"
+#include "daemon/util/units.h"
+
+static struct census_type census_type_at(const struct entry *e, uint32_t epoch)
+{
+	const struct pyleak_count *c = &e->count;
+	bool stamped = c->epoch == epoch;
+
+	return (struct census_type){.type = e->type,
+		.live = c->live_epoch == epoch ? c->live : 0,
+		.births = stamped ? c->births_at : c->births,
+		.deaths = stamped ? c->deaths_at : c->deaths,
+		.incarnation = c->incarnation};
+}
+
+/* The counters of every type as they stood at the census's instant, see struct pyleak_count. */
+static int census_collect(struct probe_target *t, uint32_t epoch)
+{
+	_cleanup_free_ struct entry *v = NULL;
+	_cleanup_free_ struct census_type *out = NULL;
+	_cleanup_(u64map_release) struct u64map seen = {0};
+	struct pyleak_count again;
+	size_t n, n_out = 0;
+	int r;
+
+	r = counters_read(t, &v, &n);
+	if (r)
+		return r;
+	for (size_t i = 0; i < n; i++) {
+		/* A hit may have changed it while it was copied. Stamped at the first look: the
+		 * second is whole. Not stamped at the second: the first is. Else a third. If it
+		 * is gone, its event has the truth. */
+		bool was = v[i].count.epoch == epoch;
+
+		r = bpf_map_lookup_elem(t->counts, &v[i].type, &again);
+		if (!r && again.epoch == epoch && !was)
+			r = bpf_map_lookup_elem(t->counts, &v[i].type, &again);
+		if (r || again.incarnation != v[i].count.incarnation)
+			v[i].count.incarnation = 0;
+		else if (again.epoch == epoch)
+			v[i].count = again;
+	}
+	ring_buffer__consume(t->probe->ring);
+	out = calloc(n + t->gone.n + 1, sizeof(*out));
+	if (!out || u64map_reserve(&seen, n))
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		if (!v[i].count.incarnation || !counters_worth_telling(&v[i].count))
+			continue;
+		out[n_out] = census_type_at(&v[i], epoch);
+		if (!out[n_out].live && !out[n_out].births && !out[n_out].deaths)
+			continue; /* came after the census, or was never counted */
+		if (t->gone.n && u64map_put(&seen, v[i].count.incarnation, 1))
+			return -ENOMEM;
+		n_out++;
+	}
+	for (size_t i = 0; i < t->gone.n; i++) {
+		struct entry e = {.type = t->gone.v[i].type, .count = t->gone.v[i].count};
+
+		if (t->gone.v[i].epoch < epoch) /* had died before */
+			continue;
+		if (u64map_get(&seen, e.count.incarnation) || !counters_worth_telling(&e.count))
+			continue;
+		out[n_out] = census_type_at(&e, epoch);
+		if (out[n_out].live || out[n_out].births || out[n_out].deaths)
+			n_out++;
+	}
+	t->result_types = TAKE_PTR(out);
+	t->result.types = t->result_types;
+	t->result.n_types = n_out;
+	return 0;
+}
+
+/* Turns an answered census into a result that waits for probe_dispatch(). */
+int census_finish(struct probe_target *t)
+{
+	const struct pyleak_census *c = &t->probe->shared[t->slot].census;
+	int r = 0;
+
+	t->result = (struct census_result){
+		.at_ms =
+			now_realtime_ms() - (int64_t)((now_monotonic_ns() - c->start_ns) / 1000000),
+		.pause_ns = c->end_ns - c->start_ns,
+		.objects = c->objects,
+	};
+	if (c->status == PYLEAK_CENSUS_OK)
+		r = census_collect(t, c->epoch);
+	else
+		t->result.status =
+			c->status == PYLEAK_CENSUS_TOO_LARGE ? CENSUS_TOO_LARGE : CENSUS_FAULT;
+	if (r)
+		t->result.status = CENSUS_FAULT;
+	t->ready = true;
+	return r == -ENOMEM ? r : 0;
+}
+
+int probe_census_arm(struct probe_target *t, uint64_t budget_ns)
+{
+	struct pyleak_target *s = &t->probe->shared[t->slot];
+
+	if (!t->has_rings)
+		return -EPROTO;
+	if (t->armed)
+		return -EBUSY;
+	if (++t->number == 0)
+		t->number = 1;
+	t->armed = t->number;
+	s->budget_ns = budget_ns;
+	s->armed_ns = now_monotonic_ns();
+	__atomic_store_n(&s->armed, t->number, __ATOMIC_SEQ_CST);
+	return 0;
+}
+
+void probe_census_cancel(struct probe_target *t)
+{
+	__atomic_store_n(&t->probe->shared[t->slot].armed, 0, __ATOMIC_SEQ_CST);
+	/* If the walk has begun its event will come, with a number that nobody waits for. */
+	t->armed = 0;
+	t->ready = false;
+	free(t->result_types);
+	t->result_types = NULL;
+}
+
+/* Gives a type that no hit has shown yet its entry, so that it has one identity from now on. */
+static int entry_make(struct probe_target *t, uint64_t type, struct pyleak_count *ret)
+{
+	struct pyleak_target *s = &t->probe->shared[t->slot];
+	struct pyleak_count c = {.epoch = __atomic_load_n(&s->epoch, __ATOMIC_SEQ_CST)};
+	uint64_t flags;
+	int r;
+
+	r = mem_read_u64(t->py->id.pid, type + OFF_TP_FLAGS, &flags);
+	if (r)
+		return r;
+	if (flags & TPFLAGS_HAVE_GC)
+		c.flags |= PYLEAK_COUNT_GC;
+	if (flags & TPFLAGS_TYPE_SUBCLASS)
+		c.flags |= PYLEAK_COUNT_META;
+	c.incarnation = __atomic_add_fetch(&t->probe->bpf->bss->incarnations, 1, __ATOMIC_SEQ_CST);
+	r = bpf_map_update_elem(t->counts, &type, &c, BPF_NOEXIST);
+	if (r && r != -EEXIST)
+		return r;
+	return bpf_map_lookup_elem(t->counts, &type, ret);
+}
+
+int probe_census_outside(struct probe_target *t, uint64_t max_objects)
+{
+	_cleanup_free_ struct python_level *levels = NULL;
+	_cleanup_free_ struct census_type *out = NULL;
+	struct census_result result = {.outside = true};
+	struct pyleak_count c;
+	uint64_t before, objects;
+	size_t n, n_out = 0;
+	int r;
+
+	if (!t->has_rings)
+		return -EPROTO;
+	before = slot_hits(t->probe, t->slot);
+	r = python_read_levels(t->py, &t->rings, 3, max_objects, &levels, &n, &objects);
+	if (r)
+		return r;
+	result.at_ms = now_realtime_ms();
+	result.objects = objects;
+	out = calloc(n + 1, sizeof(*out));
+	if (!out)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		if (bpf_map_lookup_elem(t->counts, &levels[i].type, &c)) {
+			r = entry_make(t, levels[i].type, &c);
+			if (r)
+				return r == -E2BIG ? -ENOSPC : -EAGAIN;
+		}
+		out[n_out++] = (struct census_type){.type = levels[i].type,
+			.live = levels[i].count,
+			.births = c.births,
+			.deaths = c.deaths,
+			.incarnation = c.incarnation};
+	}
+	/* Levels and counters belong together only if nothing was born or died meanwhile. */
+	if (slot_hits(t->probe, t->slot) != before)
+		return -EAGAIN;
+	result.types = out;
+	result.n_types = n_out;
+	if (t->options.on_census)
+		t->options.on_census(t, &result, t->options.userdata);
+	return 0;
+}

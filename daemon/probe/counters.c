@@ -1,0 +1,150 @@
+/* SPDX-License-Identifier: MIT */
+#include <bpf/bpf.h>
+#include <string.h>
+
+#include "daemon/probe/probe_private.h"
+#include "daemon/util/u64map.h"
+
+#define GONE_MAX 65536 /* dead classes kept between two reads */
+#define BATCH    1024
+
+/* All entries of the target's hash, in no order. *ret is malloc'ed. */
+int counters_read(const struct probe_target *t, struct entry **ret, size_t *ret_n)
+{
+	LIBBPF_OPTS(bpf_map_batch_opts, o);
+	_cleanup_free_ uint64_t *keys = NULL;
+	_cleanup_free_ struct pyleak_count *values = NULL;
+	_cleanup_free_ struct entry *v = NULL;
+	size_t n = 0, cap = 0, batch = BATCH;
+	__u32 token = 0;
+	bool first = true;
+
+	for (int r = 0; r != -ENOENT; first = first && r == -ENOSPC) {
+		struct entry *bigger;
+		__u32 got = (__u32)batch;
+
+		if (!keys) {
+			keys = calloc(batch, sizeof(*keys));
+			values = calloc(batch, sizeof(*values));
+			if (!keys || !values)
+				return -ENOMEM;
+		}
+		r = bpf_map_lookup_batch(
+			t->counts, first ? NULL : &token, &token, keys, values, &got, &o);
+		if (r == -ENOSPC) { /* one bucket of the hash holds more than fit */
+			batch *= 4;
+			if (batch > (size_t)PYLEAK_MAX_TYPES * 4)
+				return -ENOSPC;
+			freep(&keys);
+			freep(&values);
+			keys = NULL;
+			values = NULL;
+			continue;
+		}
+		if (r && r != -ENOENT)
+			return r;
+		if (n + got > cap) {
+			cap = MAX(cap * 2, n + got);
+			bigger = realloc(v, cap * sizeof(*v));
+			if (!bigger)
+				return -ENOMEM;
+			v = bigger;
+		}
+		for (__u32 i = 0; i < got; i++)
+			v[n++] = (struct entry){.type = keys[i], .count = values[i]};
+	}
+	*ret = TAKE_PTR(v);
+	*ret_n = n;
+	return 0;
+}
+
+/* Whether it says something. Types whose deaths nobody sees do not: their births alone would
+ * look like a leak. */
+bool counters_worth_telling(const struct pyleak_count *c)
+{
+	return c->flags & PYLEAK_COUNT_GC;
+}
+
+void counters_gone(struct gone_list *g, const struct pyleak_event *e)
+{
+	struct gone *bigger;
+	size_t cap;
+
+	if (g->n == g->cap) {
+		cap = g->cap ? g->cap * 2 : 64;
+		bigger = cap <= GONE_MAX ? realloc(g->v, cap * sizeof(*bigger)) : NULL;
+		if (!bigger) {
+			g->dropped++;
+			return;
+		}
+		g->v = bigger;
+		g->cap = cap;
+	}
+	g->v[g->n++] = (struct gone){.type = e->type, .count = e->count, .epoch = e->epoch};
+}
+
+/* The incarnations that have died, as a set. */
+static int gone_set(const struct gone_list *g, struct u64map *ret)
+{
+	int r = u64map_reserve(ret, g->n);
+
+	for (size_t i = 0; i < g->n && !r; i++)
+		r = u64map_put(ret, g->v[i].count.incarnation, i + 1);
+	return r;
+}
+
+int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *ret_n,
+	struct probe_totals *ret_totals)
+{
+	const struct pyleak_target *s = &t->probe->shared[t->slot];
+	_cleanup_free_ struct probe_count *out = NULL;
+	_cleanup_free_ struct entry *v = NULL;
+	_cleanup_(u64map_release) struct u64map gone = {0};
+	size_t n, n_out = 0;
+	uint64_t stepped;
+	int r;
+
+	/* The entries first, the dead after: what dies in between is in both, never in none. */
+	r = counters_read(t, &v, &n);
+	if (!r)
+		r = probe_drain(t->probe);
+	if (!r)
+		r = gone_set(&t->gone, &gone);
+	if (r)
+		return r;
+	out = calloc(n + t->gone.n + 1, sizeof(*out));
+	if (!out)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++) {
+		const struct pyleak_count *c = &v[i].count;
+
+		if (counters_worth_telling(c) && !u64map_get(&gone, c->incarnation))
+			out[n_out++] = (struct probe_count){.type = v[i].type,
+				.incarnation = c->incarnation,
+				.births = c->births,
+				.deaths = c->deaths};
+	}
+	for (size_t i = 0; i < t->gone.n; i++) {
+		const struct pyleak_count *c = &t->gone.v[i].count;
+
+		if (counters_worth_telling(c))
+			out[n_out++] = (struct probe_count){.type = t->gone.v[i].type,
+				.incarnation = c->incarnation,
+				.births = c->births,
+				.deaths = c->deaths,
+				.gone = true};
+	}
+	t->gone.n = 0;
+	if (ret_totals) {
+		stepped = __atomic_load_n(&s->hits_stepped, __ATOMIC_RELAXED);
+		ret_totals->hits = slot_hits(t->probe, t->slot);
+		ret_totals->dropped = __atomic_load_n(&s->dropped, __ATOMIC_RELAXED) +
+				      __atomic_load_n(&s->lost, __ATOMIC_RELAXED) + t->gone.dropped;
+		ret_totals->run_ns = (ret_totals->hits > stepped ? ret_totals->hits - stepped : 0) *
+					     t->probe->cost_ns +
+				     stepped * t->probe->cost_stepped_ns;
+	}
+	*ret = TAKE_PTR(out);
+	*ret_n = n_out;
+	return 0;
+}

@@ -1,0 +1,100 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * What the files of this folder share; nobody else includes it.
+ *
+ *   probe.c     the BPF object, the slots of its targets, events
+ *   attach.c    from a plan to links
+ *   counters.c  reading a target's counters, classes that have died
+ *   census.c    arming a census and collecting its result
+ */
+#ifndef PYLEAK_PROBE_PRIVATE_H
+#define PYLEAK_PROBE_PRIVATE_H
+
+#include "bpf/pyleak.skel.h"
+#include "daemon/probe/plan.h"
+#include "daemon/probe/probe.h"
+#include "include/pyleak/counts.h"
+
+struct gone {
+	uint64_t type;
+	struct pyleak_count count;
+	uint32_t epoch; /* the target's when it died */
+};
+
+struct gone_list {
+	struct gone *v;
+	size_t n, cap;
+	uint64_t dropped;
+};
+
+struct probe_target {
+	struct probe *probe;
+	const struct python *py;
+	struct probe_target_options options;
+	struct plan plan;
+	struct python_rings rings;
+	bool has_rings; /* and they are all there is to walk */
+	uint32_t slot;
+	int counts; /* map: type -> struct pyleak_count */
+	struct bpf_link *births, *deaths;
+
+	struct gone_list gone; /* not yet reported by probe_target_read() */
+
+	uint32_t armed;  /* number of the census that is out, 0: none */
+	uint32_t number; /* last one given */
+	bool ready;      /* its result is here and waits for probe_dispatch(): */
+	struct census_result result;
+	struct census_type *result_types;
+};
+
+struct probe {
+	struct pyleak_bpf *bpf;
+	struct ring_buffer *ring;
+	int epoll, wake;
+	unsigned max_targets, max_types;
+	struct pyleak_target *shared; /* the array, mapped; one slot more than max_targets */
+	size_t shared_bytes;
+	struct probe_target **targets; /* by slot */
+	uint64_t cost_ns, cost_stepped_ns;
+};
+
+/* ---- probe.c ---- */
+
+/* Why BPF was refused: names the capability that is missing, if one is. Returns -EPERM. */
+int probe_refused(struct err *err, const char *what);
+
+/* The slot's hash, made and hung into the outer map: a descriptor of the caller's. */
+int slot_counts(struct probe *p, uint32_t slot, unsigned types);
+/* Who is to be counted in this slot, see struct pyleak_target. Does not switch it on. */
+int slot_identity(struct probe *p, uint32_t slot, pid_t pid, uint32_t *ret_tgid);
+/* From here on its hits count: all sites at the same instant. */
+void slot_enable(struct probe *p, uint32_t slot, uint32_t tgid);
+void slot_disable(struct probe *p, uint32_t slot);
+/* After its links are gone. */
+void slot_clear(struct probe *p, uint32_t slot);
+uint64_t slot_hits(const struct probe *p, uint32_t slot);
+
+/* Takes in all events; answered censuses become results. */
+int probe_drain(struct probe *p);
+
+/* ---- counters.c ---- */
+
+struct entry {
+	uint64_t type;
+	struct pyleak_count count;
+};
+
+/* All entries of the target's hash, in no order. *ret is malloc'ed. */
+int counters_read(const struct probe_target *t, struct entry **ret, size_t *ret_n);
+/* Whether it says something. Types whose deaths nobody sees do not: their births alone would
+ * look like a leak. */
+bool counters_worth_telling(const struct pyleak_count *c);
+/* A class has died: kept until the next probe_target_read(). */
+void counters_gone(struct gone_list *g, const struct pyleak_event *e);
+
+/* ---- census.c ---- */
+
+/* Turns an answered census into a result that waits for probe_dispatch(). */
+int census_finish(struct probe_target *t);
+
+#endif
