@@ -25,6 +25,9 @@ enum role {
 
 #define FEW 0.1
 
+/* Paths with less than this are not drawn, except the first one: they are in the list. */
+#define SHARE_MIN 0.01
+
 static const struct look {
 	const char *class, *fill, *border, *text;
 } looks[] = {
@@ -147,15 +150,6 @@ static bool fits(const struct picture *p, const struct explain_path *way)
 	return p->n_places + way->n_steps + 2 <= RENDER_NODES_MAX;
 }
 
-static bool is_suspect_type(const struct explanation *x, const char *type)
-{
-	for (size_t i = 0; i < x->n_suspects; i++) {
-		if (strcmp(x->suspects[i].type, type) == 0)
-			return true;
-	}
-	return false;
-}
-
 static double share_of(uint64_t part, uint64_t whole)
 {
 	return whole ? (double)part / (double)whole : 0;
@@ -215,8 +209,8 @@ static void add_edge(struct picture *p, struct place *from, struct place *to,
 	}
 }
 
-static void add_path(struct picture *p, const struct explanation *x,
-	const struct explain_suspect *suspect, const struct explain_path *way)
+static void add_path(
+	struct picture *p, const struct explain_suspect *suspect, const struct explain_path *way)
 {
 	struct place *before, *first = NULL;
 	bool new;
@@ -247,9 +241,7 @@ static void add_path(struct picture *p, const struct explanation *x,
 		if (!here)
 			return;
 		if (new) {
-			here->role = step->gap                        ? ROLE_MORE
-				     : is_suspect_type(x, step->type) ? ROLE_SUSPECT
-								      : ROLE_STEP;
+			here->role = step->gap ? ROLE_MORE : ROLE_STEP;
 			here->step = step;
 			here->path = way;
 			here->suspect = suspect;
@@ -257,9 +249,10 @@ static void add_path(struct picture *p, const struct explanation *x,
 		here->instances += way->instances;
 		here->total = MAX(here->total, suspect->instances);
 		here->depth = MIN(here->depth, (unsigned int)(way->n_steps - 1 - i));
-		here->accumulates |= way->accumulation == (ssize_t)i;
+		here->accumulates |= way->accumulation == (ssize_t)i && way->instances > 1;
 		if (i + 1 == way->n_steps || (way->is_cycle && i == 0)) {
 			here->is_end = true;
+			here->role = ROLE_SUSPECT;
 			here->path = way;
 			here->suspect = suspect;
 			here->step = step;
@@ -579,8 +572,8 @@ static void compose(struct picture *p, const struct explanation *x)
 		uint64_t paths = s->other_paths, instances = s->other_instances;
 
 		for (size_t k = 0; k < s->n_paths; k++) {
-			if (fits(p, &s->paths[k])) {
-				add_path(p, x, s, &s->paths[k]);
+			if (fits(p, &s->paths[k]) && (!k || s->paths[k].share >= SHARE_MIN)) {
+				add_path(p, s, &s->paths[k]);
 			} else {
 				paths++;
 				instances += s->paths[k].instances;

@@ -43,7 +43,7 @@ static const char style[] =
 	"th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);"
 	"vertical-align:top}"
 	"th{color:var(--soft);font-weight:600}.n{text-align:right;white-space:nowrap;"
-	"font-variant-numeric:tabular-nums}"
+	"font-variant-numeric:tabular-nums}.w{width:100%}"
 	"code{font:.88em/1.4 ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;"
 	"overflow-wrap:anywhere}"
 	".bar{display:block;height:.35rem;border-radius:2px;background:var(--bar);margin-top:."
@@ -116,13 +116,13 @@ static void write_path(FILE *f, const struct explain_path *p)
 
 	fprintf(f,
 		"<tr><td class=\"n\">%s<span class=\"bar\" style=\"width:%.1f%%\"></span></td>"
-		"<td class=\"n\">%s</td><td>%s<br><span class=\"soft\">",
+		"<td class=\"n\">%s</td><td class=\"w\"><code>",
 		text_percent(percent, sizeof(percent), p->share), MAX(p->share * 100, 1.0),
-		text_number(n, sizeof(n), p->instances), explain_root_kind(p->root));
-	text_html(f, p->root_name);
-	fputs("</span></td><td><code>", f);
+		text_number(n, sizeof(n), p->instances));
 	text_html(f, p->expression);
-	fputs("</code></td></tr>\n", f);
+	fprintf(f, "</code><br><span class=\"soft\">%s ", explain_root_kind(p->root));
+	text_html(f, p->root_name);
+	fputs("</span></td></tr>\n", f);
 }
 
 static void write_suspect(FILE *f, const struct explain_suspect *s)
@@ -137,7 +137,7 @@ static void write_suspect(FILE *f, const struct explain_suspect *s)
 	if (!s->n_paths)
 		return;
 	fputs("<div class=\"scroll\"><table><tr><th class=\"n\">share</th><th class=\"n\">objects"
-	      "</th><th>root</th><th>path</th></tr>\n",
+	      "</th><th>path and its root</th></tr>\n",
 		f);
 	for (size_t i = 0; i < s->n_paths; i++)
 		write_path(f, &s->paths[i]);
