@@ -572,6 +572,21 @@ static i64 dict_size(const struct walk_ctx *c, const struct walk_type *t, u64 o)
 	return r;
 }
 
+/* Its frame lies in the object: room for locals and value stack as the code asks. */
+static i64 generator_size(const struct walk_ctx *c, u64 o)
+{
+	const struct walk_offsets *f = &c->off;
+	u64 frame = o + (u64)f->gen_iframe, code = ld64(frame + (u64)f->if_code);
+
+	if (f->minor >= 14)
+		code &= ~3UL;
+	i64 n = f->gen_iframe + f->if_localsplus;
+	if (code && ld64(code + OB_TYPE) == c->known[WALK_KNOW_CODE])
+		n += 8 * ((i64)ld32(code + (u64)f->co_nlocalsplus) +
+				 (i64)ld32(code + (u64)f->co_stacksize));
+	return n;
+}
+
 static i64 shallow_size(const struct walk_ctx *c, const struct walk_type *t, u64 o)
 {
 	const struct walk_offsets *f = &c->off;
@@ -606,6 +621,17 @@ static i64 shallow_size(const struct walk_ctx *c, const struct walk_type *t, u64
 		n = (i64)((ld64(o + (u64)f->deque_leftindex) + ld64(o + OB_SIZE) + 63) / 64);
 		n = t->basicsize + n * f->deque_block_size;
 		break;
+	case KIND_GEN:
+		n = f->minor >= 11 ? generator_size(c, o) : t->basicsize;
+		break;
+	case KIND_TYPE:
+		n = t->basicsize;
+		if (ld64(o + TP_FLAGS) & FLAG_HEAPTYPE) {
+			u64 keys = ld64(o + (u64)f->ht_cached_keys);
+
+			n = f->heaptype_size + (keys ? table_size(c, keys) : 0);
+		}
+		break;
 	case KIND_INT:
 		n = var_items(c, t, o);
 		if (f->minor >= 11 && n < 1)
@@ -613,7 +639,9 @@ static i64 shallow_size(const struct walk_ctx *c, const struct walk_type *t, u64
 		n = f->long_digit + 4 * n;
 		break;
 	default:
-		n = t->basicsize + (t->itemsize ? var_items(c, t, o) * t->itemsize : 0);
+		n = t->itemsize ? var_items(c, t, o) : 0;
+		/* not every itemsize means that ob_size is a number of items */
+		n = t->basicsize + (n < (1L << 40) ? n * t->itemsize : 0);
 	}
 	if (f->minor >= 13 && t->flags & FLAG_INLINE_VALUES) {
 		i64 room = ld8(o + (u64)t->basicsize + (u64)f->dictvalues_capacity);

@@ -18,6 +18,7 @@
 #include "capture/loan.h"
 #include "capture/preflight.h"
 #include "capture/stop.h"
+#include "capture/view.h"
 #include "daemon/python/mem.h"
 #include "daemon/util/units.h"
 
@@ -308,7 +309,19 @@ static void tell_hints(struct walk_ctx *c, const struct python *p)
 	NAMED(t, co_code, CO_CODE);
 }
 
-static void tell(struct walk_ctx *c, const struct job *j)
+/* Types that no symbol names: what a module of C code calls them. */
+static uint64_t module_member(struct view *v, const char *module, const char *name)
+{
+	uint64_t modules = view_u64(v, v->python->interp + (uint64_t)v->l->interp_modules);
+	uint64_t m = view_dict_get(v, modules, module), t;
+
+	if (!m)
+		return 0;
+	t = view_dict_get(v, view_u64(v, m + (uint64_t)v->l->module_dict), name);
+	return view_flags(v, t) & TPFLAGS_TYPE_SUBCLASS ? t : 0;
+}
+
+static void tell(struct walk_ctx *c, const struct job *j, struct view *v)
 {
 	const struct layout *l = &j->python->layout;
 	const struct python_rings *r = &j->rings;
@@ -322,14 +335,18 @@ static void tell(struct walk_ctx *c, const struct job *j)
 	WALK_OFFSETS(X)
 #undef X
 	tell_types(c, j->python);
+	c->known[WALK_KNOW_DEQUE] = module_member(v, "_collections", "deque");
 	tell_hints(c, j->python);
+	uint64_t partial = module_member(v, "_functools", "partial");
+	NAMED(partial, partial_fn, PARTIAL_FUNC);
+	NAMED(partial, partial_args, ARGS);
+	NAMED(partial, partial_kw, PARTIAL_KEYWORDS);
 }
 
 /* What changes from run to run, at the context's start. */
 #define RUN_PART offsetof(struct walk_ctx, heads)
 
-int child_setup(struct walker *w, struct job *j, struct graph *g, const struct cgroup *memory,
-	struct err *err)
+int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v, const struct cgroup *memory, struct err *err)
 {
 	const uint64_t die[6] = {PR_SET_PDEATHSIG, SIGKILL};
 	_cleanup_free_ struct walk_ctx *c = NULL;
@@ -359,7 +376,7 @@ int child_setup(struct walker *w, struct job *j, struct graph *g, const struct c
 	if (r < 0)
 		return r;
 	w->stack_top += STACK - 4096;
-	tell(c, j);
+	tell(c, j, v);
 	r = write_child(j, w->ctx, c, offsetof(struct walk_ctx, ring));
 	if (r < 0)
 		return err_set(err, r, "pid %d: cannot write into its copy: %s", (int)j->pid,

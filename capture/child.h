@@ -15,6 +15,7 @@
 #include "include/pyleak/walk.h"
 
 struct graph;
+struct view;
 
 struct walker {
 	struct job *job;
@@ -29,9 +30,8 @@ struct walker {
 	bool first_drain, hurried;
 };
 
-/* Maps the walker into j->child. */
-int child_setup(struct walker *w, struct job *j, struct graph *g, const struct cgroup *memory,
-	struct err *err);
+/* Maps the walker into j->child; v: a view of the same. */
+int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v, const struct cgroup *memory, struct err *err);
 void child_release(struct walker *w);
 
 /* Every object in the collector's rings into the graph. */

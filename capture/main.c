@@ -200,7 +200,7 @@ static int read_copy(struct job *j, const struct cgroup *memory, struct graph *g
 		return err_set(err, -ENOMEM, "out of memory");
 	copy.id.pid = j->child;
 	view_init(v, &copy);
-	r = child_setup(&w, j, g, memory, err);
+	r = child_setup(&w, j, g, v, memory, err);
 	if (r == 0)
 		r = child_walk_rings(&w, err);
 	if (r < 0)

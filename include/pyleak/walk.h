@@ -229,6 +229,8 @@ enum walk_known {
 	X(fo_localsplus)                                                                           \
 	X(co_nlocals)                                                                              \
 	X(co_nlocalsplus)                                                                          \
+	X(co_stacksize)                                                                            \
+	X(heaptype_size)                                                                           \
 	X(co_localsplusnames)                                                                      \
 	X(co_varnames)                                                                             \
 	X(co_cellvars)                                                                             \

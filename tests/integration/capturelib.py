@@ -3,7 +3,6 @@
 through ctypes, because Python 3.11 has none."""
 import collections
 import ctypes
-import glob
 import json
 import os
 import socket
@@ -27,23 +26,13 @@ Result = collections.namedtuple(
     "Result", "code skipped predicted_ns pause_ns duration_ns objects edges truncated tries text")
 
 
-def pythons():
-    """(version, path) of every interpreter here that is supported."""
-    found = {"system": "/usr/bin/python3"}
-    for path in sorted(glob.glob(os.path.expanduser("~/.pyenv/versions/3.*/bin/python3"))):
-        version = path.split("/")[-3]
-        if 8 <= int(version.split(".")[1]) <= 15:
-            found[version] = path
-    return found
-
-
 def start_ticks(pid):
     with open(f"/proc/{pid}/stat") as f:
         return int(f.read().rpartition(")")[2].split()[19])
 
 
 def capture(pid, out=None, ticks=None, pause_max=2.0, deadline=30.0, max_objects=0, headroom=0.05,
-            keys=KEYS_IDENTIFIERS, flags=0, die_at=0, timeout=60, preexec=None):
+            keys=KEYS_IDENTIFIERS, flags=0, die_at=0, timeout=60, preexec=None, started=None):
     """One capture. A Result, or None if the helper died without an answer (die_at)."""
     if ticks is None:
         try:
@@ -65,18 +54,23 @@ def capture(pid, out=None, ticks=None, pause_max=2.0, deadline=30.0, max_objects
         helper = subprocess.Popen([HELPER], preexec_fn=setup, close_fds=False,
                                   stdin=subprocess.DEVNULL)
         theirs.close()
+        if started:
+            started(helper)
         request = REQUEST.pack(1, pid, ticks, int(pause_max * 1e9), int(deadline * 1e9),
                                max_objects, headroom, keys, flags, die_at, 0)
-        socket.send_fds(ours, [request], [out.fileno()])
-        ours.settimeout(timeout)
         result = None
-        while True:
-            data = ours.recv(MESSAGE.size)
-            if not data:
-                break
-            f = MESSAGE.unpack(data)
-            if f[1] == 2:
-                result = Result(*f[2:11], f[11].split(b"\0")[0].decode())
+        try:
+            socket.send_fds(ours, [request], [out.fileno()])
+            ours.settimeout(timeout)
+            while True:
+                data = ours.recv(MESSAGE.size)
+                if not data:
+                    break
+                f = MESSAGE.unpack(data)
+                if f[1] == 2:
+                    result = Result(*f[2:11], f[11].split(b"\0")[0].decode())
+        except (BrokenPipeError, ConnectionResetError):
+            pass  # it died
         helper.wait(timeout)
         return result
     finally:
