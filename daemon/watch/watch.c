@@ -8,10 +8,11 @@
 #include "daemon/util/units.h"
 #include "daemon/watch/cgroup.h"
 
-#define SCAN_US    2000000ULL
-#define RETRY_MS   10000 /* a Python that is still starting up, or that could not be attached */
-#define LOOK_AGAIN 8 /* a known pid is looked at again every so many scans: it may have changed */
-#define NOTES_MAX  1024
+#define SCAN_US     2000000ULL
+#define RETRY_MS    10000 /* a Python that is still starting up, or that could not be attached */
+#define FIRST_LOOKS 3
+#define LOOK_AGAIN  8 /* a known pid is looked at again every so many scans: it may have changed */
+#define NOTES_MAX   1024
 
 /* What was found out about a pid that is not a target, so that a scan costs next to nothing. */
 enum seen_kind {
@@ -26,6 +27,7 @@ struct seen {
 	enum seen_kind kind;
 	int64_t at_ms;
 	bool found; /* by the scan under way */
+	unsigned looks;
 	char reason[256];
 };
 
@@ -323,6 +325,7 @@ static void look_at(struct watch *w, pid_t pid, struct seen *s)
 	char rule[128];
 	int r;
 
+	s->looks++;
 	s->reason[0] = 0;
 	s->at_ms = now_realtime_ms();
 	if (!python_looks_like(pid)) {
@@ -377,8 +380,12 @@ static int on_scan(sd_event_source *src, uint64_t usec, void *userdata)
 		s = seen_find(w, pids[i]);
 		if (s) {
 			s->found = true;
-			if (s->kind == SEEN_RETRY ? now - s->at_ms < RETRY_MS
-						  : (w->scans + (unsigned)pids[i]) % LOOK_AGAIN)
+			/* Just after its exec a process has not mapped libpython yet. */
+			if (s->looks < FIRST_LOOKS && s->kind == SEEN_NOT_PYTHON)
+				;
+			else if (s->kind == SEEN_RETRY
+					 ? now - s->at_ms < RETRY_MS
+					 : (w->scans + (unsigned)pids[i]) % LOOK_AGAIN)
 				continue;
 			if (s->kind == SEEN_REFUSED) {
 				struct proc_id id;
