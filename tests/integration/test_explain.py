@@ -251,9 +251,18 @@ class Explain(unittest.TestCase):
             finally:
                 p.kill()
         end = time.monotonic() + 10
-        while os.path.exists(f"/proc/{child}") and time.monotonic() < end:
+        while self.runs(child) and time.monotonic() < end:
             time.sleep(0.01)
-        self.assertFalse(os.path.exists(f"/proc/{child}"), "it dies with its parent")
+        self.assertFalse(self.runs(child), "it dies with its parent")
+
+    @staticmethod
+    def runs(pid):
+        """A zombie that nobody has reaped yet does not."""
+        try:
+            with open(f"/proc/{pid}/stat", encoding="ascii") as f:
+                return f.read().rpartition(")")[2].split()[0] not in "ZX"
+        except (FileNotFoundError, ProcessLookupError):
+            return False
 
 
 if __name__ == "__main__":
