@@ -34,7 +34,7 @@
 #define FAULTS_MAX   1000
 #define GUARDS_NS    ((uint64_t)10 * 1000000)
 #define STUCK_NS     ((uint64_t)1000 * 1000000)
-#define NICE_NS	     ((uint64_t)500 * 1000000)
+#define NICE_NS      ((uint64_t)500 * 1000000)
 #define MEMORY_FLOOR ((uint64_t)8 << 20)
 
 extern const uint8_t walk_blob[], walk_blob_end[];
@@ -346,14 +346,16 @@ static void tell(struct walk_ctx *c, const struct job *j, struct view *v)
 /* What changes from run to run, at the context's start. */
 #define RUN_PART offsetof(struct walk_ctx, heads)
 
-int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v, const struct cgroup *memory, struct err *err)
+int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v,
+	const struct cgroup *memory, struct err *err)
 {
 	const uint64_t die[6] = {PR_SET_PDEATHSIG, SIGKILL};
 	_cleanup_free_ struct walk_ctx *c = NULL;
 	uint64_t none;
 	int r;
 
-	*w = (struct walker){.job = j, .graph = g, .memory = memory, .began_ns = now_monotonic_ns()};
+	*w = (struct walker){
+		.job = j, .graph = g, .memory = memory, .began_ns = now_monotonic_ns()};
 	struct memory_room room;
 	cgroup_memory_room(memory, &room);
 	w->memory_floor_bytes =

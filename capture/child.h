@@ -31,7 +31,8 @@ struct walker {
 };
 
 /* Maps the walker into j->child; v: a view of the same. */
-int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v, const struct cgroup *memory, struct err *err);
+int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v,
+	const struct cgroup *memory, struct err *err);
 void child_release(struct walker *w);
 
 /* Every object in the collector's rings into the graph. */

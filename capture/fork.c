@@ -19,7 +19,7 @@
 
 #define REAP_LONGEST_NS ((uint64_t)2 * 1000000000)
 #define REAP_STOP_NS    ((uint64_t)5 * 1000000)
-#define CLONE_GRACE_NS	((uint64_t)200 * 1000000)
+#define CLONE_GRACE_NS  ((uint64_t)200 * 1000000)
 #define LEFTOVERS_MAX   8
 #define CHILDREN_MAX    4096
 
@@ -322,7 +322,7 @@ static int reap_in(struct job *j, struct stop *s, pid_t tid, const pid_t *inside
 /* Any thread will do; the main one first, then whoever can lend. */
 static int reap(struct job *j, const pid_t *inside, size_t n)
 {
-	_cleanup_(stop_release) struct stop s = {.pid = j->pid, .wake = j->wake};
+	struct stop s = {.pid = j->pid, .wake = j->wake};
 	uint64_t until = now_monotonic_ns() + job_time_left(j, REAP_LONGEST_NS);
 	int r = -EAGAIN;
 
@@ -333,11 +333,11 @@ static int reap(struct job *j, const pid_t *inside, size_t n)
 		DIR *d;
 
 		if (loan_refresh(j, false) < 0)
-			return -ESRCH;
+			break;
 		snprintf(path, sizeof(path), "/proc/%d/task", (int)j->pid);
 		d = opendir(path);
 		if (!d)
-			return -ESRCH;
+			break;
 		while (main_first || (e = readdir(d))) {
 			pid_t tid = main_first ? j->pid : (pid_t)strtol(e->d_name, NULL, 10);
 			uint64_t began = now_monotonic_ns(), took;
@@ -346,7 +346,8 @@ static int reap(struct job *j, const pid_t *inside, size_t n)
 				continue;
 			main_first = false;
 			r = reap_in(j, &s, tid, inside, n);
-			stop_let_go(&s, 0);
+			/* one that did not stop in time is let go when it does */
+			(void)stop_let_go(&s, REAP_STOP_NS);
 			took = now_monotonic_ns() - began;
 			if (r >= 0)
 				j->reap_ns += took;
@@ -361,6 +362,7 @@ static int reap(struct job *j, const pid_t *inside, size_t n)
 		struct timespec ts = {.tv_nsec = 700000};
 		nanosleep(&ts, NULL);
 	}
+	stop_release(&s, job_time_left(j, UINT64_MAX));
 	return r;
 }
 

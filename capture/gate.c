@@ -194,7 +194,8 @@ static enum verdict try_holder(struct gate *g, struct job *j, struct stop *s,
 	uint64_t self = thread_self(g, j, before->thread);
 	int r;
 
-	r = stop_thread(s, tid, STOP_TIMEOUT_NS, &t);
+	/* nobody else stands still for it: no hurry */
+	r = stop_thread(s, tid, 10 * STOP_TIMEOUT_NS, &t);
 	if (r < 0) {
 		*ret_err = r;
 		return r == -EPERM ? HOPELESS : SHUT;
@@ -311,7 +312,16 @@ int gate_open(struct gate *g, struct job *j, struct stop *s, struct thread **ret
 		noise = noise * 1664525 + 1013904223;
 		uint64_t pause = 300000 + (noise >> 8) % 600000;
 		uint64_t sleep_until = now_monotonic_ns() + pause;
-		stop_let_go(s, pause);
+
+		/* A thread that has not stopped yet would stop later, with nobody there to let it
+		 * go: no further try before it did. */
+		while (stop_let_go(s, pause) > 0)
+			if (now_monotonic_ns() >= until)
+				return err_set(err, -EAGAIN,
+					"pid %d has a thread that does not stop (in the kernel, "
+					"waiting for a device or a file system): not capturable "
+					"now",
+					(int)j->pid);
 		if (loan_refresh(j, false) < 0)
 			return err_set(
 				err, -ESRCH, "pid %d ended before it was captured", (int)j->pid);

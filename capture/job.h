@@ -21,11 +21,11 @@
  */
 enum step {
 	STEP_FORK_FRAMES = 1,  /* frames written below the stack */
-	STEP_FORK_REGS,	       /* registers set, mask not yet */
-	STEP_FORK_MASK,	       /* mask set */
+	STEP_FORK_REGS,        /* registers set, mask not yet */
+	STEP_FORK_MASK,        /* mask set */
 	STEP_FORK_RUNNING,     /* on its way into clone() */
 	STEP_FORK_CLONED,      /* stopped at the clone event */
-	STEP_FORK_BACK,	       /* stopped in the kernel's signal code */
+	STEP_FORK_BACK,        /* stopped in the kernel's signal code */
 	STEP_FORK_MASK_BACK,   /* mask restored, registers not yet */
 	STEP_FORK_REGS_BACK,   /* both restored */
 	STEP_FORK_RELEASED,    /* target detached, the copy not ours alone yet */

@@ -45,9 +45,9 @@ struct loan {
 	struct thread *thread;
 	uint64_t mask;             /* signals the thread blocked */
 	uint64_t sp_back, sp_exit; /* where the two frames begin */
-	bool armed;  /* registers are not the thread's own */
-	bool reap;   /* which family of steps the tests can stop at */
-	int signal;  /* was about to be delivered: give it back when detaching */
+	bool armed;                /* registers are not the thread's own */
+	bool reap;                 /* which family of steps the tests can stop at */
+	int signal;                /* was about to be delivered: give it back when detaching */
 };
 
 /* Writes the frames; nothing of the thread has changed after this. */

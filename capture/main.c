@@ -15,6 +15,7 @@
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/time.h>
+#include <time.h>
 
 #include "capture/child.h"
 #include "capture/fork.h"
@@ -35,6 +36,7 @@
 #define LOCK_DIR        "/run/pyleak"
 #define LOCK_FILE       LOCK_DIR "/capture.lock"
 #define DEADLINE_MAX_NS ((uint64_t)3600 * 1000000000)
+#define LOCK_WAIT_NS    ((uint64_t)5 * 1000000000)
 #define FORK_TRIES      5
 #define STATIC_ROUNDS   8
 #define ALARM_GRACE_NS  ((uint64_t)2 * 1000000000)
@@ -114,14 +116,25 @@ static int receive(struct job *j, struct err *err)
 /* One capture per host at a time: two would double what each may cost. */
 static int take_lock(struct job *j, struct err *err)
 {
+	uint64_t until;
+
 	if (mkdir(LOCK_DIR, 0755) < 0 && errno != EEXIST)
 		return err_set(err, -errno, "cannot make " LOCK_DIR ": %s", strerror(errno));
 	j->lock = open(LOCK_FILE, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (j->lock < 0)
 		return err_set(err, -errno, "cannot open " LOCK_FILE ": %s", strerror(errno));
-	if (flock(j->lock, LOCK_EX | LOCK_NB) < 0)
-		return err_set(err, -EBUSY,
-			"another capture is running on this host: one at a time; try again");
+	until = now_monotonic_ns() + job_time_left(j, LOCK_WAIT_NS);
+	while (flock(j->lock, LOCK_EX | LOCK_NB) < 0) {
+		struct timespec ts = {.tv_nsec = 20000000};
+
+		/* flock() has no time limit, and a signal to end a wait would be one more thing
+		 * to go wrong: look now and then */
+		if (errno != EWOULDBLOCK || now_monotonic_ns() >= until)
+			return err_set(err, -EBUSY,
+				"another capture is running on this host: one at a time; try "
+				"again");
+		nanosleep(&ts, NULL);
+	}
 	return 0;
 }
 
@@ -166,7 +179,7 @@ static int prepare(struct job *j, struct err *err)
 /* The short part: from here to there the target stands still, a few times for microseconds. */
 static int freeze(struct job *j, int64_t *ret_at_ms, struct err *err)
 {
-	_cleanup_(stop_release) struct stop s = {.pid = j->pid, .wake = j->wake};
+	struct stop s = {.pid = j->pid, .wake = j->wake};
 	struct gate gate;
 	int r;
 
@@ -184,6 +197,8 @@ static int freeze(struct job *j, int64_t *ret_at_ms, struct err *err)
 		if (i + 1 < FORK_TRIES)
 			r = 0;
 	}
+	/* nobody is pending when the gate opened; when it did not, nothing else is to be done */
+	stop_release(&s, job_time_left(j, UINT64_MAX));
 	return r;
 }
 

@@ -361,9 +361,9 @@ size_t stop_let_go(struct stop *s, uint64_t linger_ns)
 	return pending;
 }
 
-void stop_release(struct stop *s)
+void stop_release(struct stop *s, uint64_t linger_ns)
 {
-	(void)stop_let_go(s, 0);
+	(void)stop_let_go(s, linger_ns);
 	free(s->v);
 	s->v = NULL;
 	s->n = s->cap = 0;

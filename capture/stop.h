@@ -44,7 +44,9 @@ struct stop {
 	uint64_t since_ns; /* when the first thread was asked to stop; 0: nobody is */
 };
 
-void stop_release(struct stop *s); /* lets every thread go, frees */
+/* Lets every thread go, waiting up to linger_ns for those that have yet to stop, and frees. A
+ * thread still pending then will stop, and stay so until the helper ends: linger for long. */
+void stop_release(struct stop *s, uint64_t linger_ns);
 
 /* Stops one thread. 0; -ESRCH: gone; -ETIMEDOUT: not within timeout_ns (it stays pending);
  * -EPERM: traced by somebody else. */

@@ -136,12 +136,15 @@ def children(pid):
     return found
 
 
-def status(pid, key, task=None):
-    path = f"/proc/{pid}/task/{task}/status" if task else f"/proc/{pid}/status"
-    with open(path) as f:
-        for line in f:
-            if line.startswith(key + ":"):
-                return line.split(":", 1)[1].strip()
+def status(pid, key):
+    """A field of /proc/PID/status; None if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/status") as f:
+            for line in f:
+                if line.startswith(key + ":"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
     return None
 
 
@@ -536,12 +539,13 @@ class BlockingCalls(Case):
 
     def test_sleep_keeps_its_end(self):
         """A long sleep that captures interrupt ends when it should, not later."""
-        target = Target(self, "say('go'); t = time.monotonic(); time.sleep(3); "
-                              "say(time.monotonic() - t)")
+        target = Target(self, "say('go'); t = time.monotonic(); time.sleep(5); "
+                              "say(time.monotonic() - t); hear()")
         target.hear()
-        for _ in range(5):
+        end = time.monotonic() + 3
+        while time.monotonic() < end:
             self.snapshot(target.pid)
-        self.assertAlmostEqual(target.hear(), 3, delta=0.6)
+        self.assertAlmostEqual(target.hear(), 5, delta=0.5)
 
     def test_signals_are_not_lost(self):
         code = r'''
@@ -633,26 +637,37 @@ while True:
 '''
         target = Target(self, code)
         port = target.hear()
-        over, slow = threading.Event(), []
+        over, closed, during = threading.Event(), [0], []
 
         def client():
             while not over.is_set():
                 with socket.create_connection(("127.0.0.1", port), timeout=20) as c:
                     c.sendall(b"hi")
-                    began = time.monotonic()
                     while c.recv(100):
                         pass
-                    slow.append(time.monotonic() - began)
+                    closed[0] += 1
 
-        t = threading.Thread(target=client)
-        t.start()
+        def watch():
+            """How many connections came to their end while a copy was there."""
+            while not over.is_set():
+                if children(target.pid):
+                    before = closed[0]
+                    while children(target.pid):
+                        time.sleep(0.001)
+                    during.append(closed[0] - before)
+
+        threads = [threading.Thread(target=f) for f in (client, watch)]
+        for t in threads:
+            t.start()
         try:
             for _ in range(5):
-                result, _ = self.snapshot(target.pid)
+                self.snapshot(target.pid)
         finally:
             over.set()
-            t.join()
-        self.assertLess(max(slow), 0.25 * result.duration_ns / 1e9 + 0.1)
+            for t in threads:
+                t.join()
+        self.assertEqual(len(during), 5)
+        self.assertGreater(max(during), 10)
 
     def test_target_that_ends_takes_the_copy_along(self):
         code = "big = [[i] for i in range(1500000)]\nsay(1)\nhear()\nos._exit(3)\n"
@@ -669,7 +684,8 @@ while True:
         self.assertEqual(target.process.wait(20), 3)
         t.join()
         self.assertEqual(len(copy), 1)
-        self.assertFalse(os.path.exists(f"/proc/{copy[0]}"))
+        # gone, or a zombie that waits for whoever adopted it
+        self.assertIn((status(copy[0], "State") or "Z")[0], "ZX")
         self.assertEqual(answer[0].code, lib.NO, answer[0].text)
 
     def test_exec_releases_the_port(self):
@@ -892,8 +908,6 @@ say(1); hear(); say(2)
         result = lib.capture(target.pid, deadline=0.12)
         self.assertIn(result.code, (lib.FAILED, lib.REFUSED))
         self.assertEqual(target.ask(), 2)
-        self.assertEqual(status(target.pid, "TracerPid"), "0") if os.path.exists(
-            f"/proc/{target.pid}/status") else None
 
     def test_damaged_object(self):
         """A tp_traverse that crashes costs one object, not the capture, and not the target."""
