@@ -46,7 +46,7 @@ static json_t *json_text(const char *s)
 
 	if (j)
 		return j;
-	for (i = 0; s[i] && i < sizeof(clean) - 1; i++)
+	for (i = 0; i < sizeof(clean) - 1 && s[i]; i++)
 		clean[i] = (unsigned char)s[i] < 0x80 ? s[i] : '?';
 	clean[i] = 0;
 	return json_string(clean);
@@ -332,8 +332,15 @@ static json_t *build_json(const struct python *py)
 static void target_reason(const struct target *t, char *buf, size_t n)
 {
 	const struct proc_info *p = target_info(t);
+	uint64_t delay_ns = target_totals(t)->children_delay_ns;
+	char forks[160] = "";
 
-	snprintf(buf, n, "%s%s%s%s", target_census(t)->reason,
+	if (delay_ns > 1000000000)
+		snprintf(forks, sizeof(forks),
+			"; forks so often that its children run slower for up to %.1f s, until the "
+			"breakpoints they inherit are taken out",
+			(double)delay_ns / 1e9);
+	snprintf(buf, n, "%s%s%s%s%s", target_census(t)->reason, forks,
 		target_dropped(t) ? "; events were lost, no verdicts are given" : "",
 		p->seccomp_mode == 2
 			? "; under seccomp: a dump needs the capture helper's CAP_SYS_ADMIN and no "
@@ -352,13 +359,15 @@ static json_t *target_json(const struct target *t)
 	char reason[640];
 
 	target_reason(t, reason, sizeof(reason));
-	return json_pack("{s:i, s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:o, s:s, s:I, s:I, s:o}",
+	return json_pack("{s:i, s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:o, s:s, s:I, s:I, s:I, s:o}",
 		"pid", p->id.pid, "comm", json_text(p->comm), "user", json_text(p->user), "python",
 		py->version, "build", build_json(py), "state", target_state(t), "reason",
 		json_text(reason), "overhead_percent",
 		cost < 0 ? json_null() : json_real(cost * 100), "coverage", coverage_json(t),
 		"census", census_json(t), "sites", target_sites(t), "dropped",
-		(json_int_t)target_dropped(t), "rss_bytes", (json_int_t)target_rss_bytes(t),
+		(json_int_t)target_dropped(t), "children_cleaned",
+		(json_int_t)target_totals(t)->children, "rss_bytes",
+		(json_int_t)target_rss_bytes(t),
 		"sampled_at", json_time(target_sampled_ms(t)));
 }
 
