@@ -12,7 +12,9 @@
 #define PROLOGUE_MAX  96   /* bytes from the entry within which the place is looked for */
 #define UNSIZED_MAX   2048 /* what is taken for a function whose size is not known */
 #define ALLOCATOR_MAX 256
-#define INNER_MAX     3 /* allocators behind allocators */
+#define INNER_MAX     3           /* allocators behind allocators */
+#define SCAN_MAX      (16u << 20) /* bytes of code around PyType_GenericAlloc that are searched */
+#define LOCAL_MAX     4
 
 /* Functions that make objects the collector knows, with the type in their first argument, and the
  * one that frees them. _PyObject_New and _PyObject_NewVar are not here: their objects die in
@@ -43,6 +45,7 @@ struct walk {
 	size_t left;
 	uint64_t addr;
 	uint32_t holds;
+	bool frame; /* rbp is the frame pointer */
 };
 
 static void walk_release(struct walk *w)
@@ -151,9 +154,14 @@ static void walk_effect(struct walk *w)
 		w->holds = 0;
 		return;
 	}
-	for (int i = 0; i < n_written; i++)
+	for (int i = 0; i < n_written; i++) {
 		if ((r = reg_number(written[i])) >= 0)
 			w->holds &= ~(1u << r);
+		if (r == PYLEAK_RBP)
+			w->frame = w->insn->id == X86_INS_MOV &&
+				   x->operands[1].type == X86_OP_REG &&
+				   x->operands[1].reg == X86_REG_RSP;
+	}
 	if (copies && (r = reg_number(x->operands[0].reg)) >= 0)
 		w->holds |= 1u << r;
 }
@@ -218,13 +226,25 @@ static bool kernel_emulates(const uint8_t *b, size_t n)
 	return n >= 6 && b[0] == 0x0f && (b[1] & 0xf0) == 0x80; /* jcc rel32 */
 }
 
+/* A register saved in the stack frame: from GCC 16 on by mov where it used to be push. */
+static bool saves_register(const struct walk *w)
+{
+	const cs_x86_op *o = w->insn->detail->x86.operands;
+
+	return w->insn->id == X86_INS_MOV && o[0].type == X86_OP_MEM && o[1].type == X86_OP_REG &&
+	       o[0].mem.segment == X86_REG_INVALID && o[0].mem.index == X86_REG_INVALID &&
+	       (o[0].mem.base == X86_REG_RSP || (o[0].mem.base == X86_REG_RBP && w->frame));
+}
+
 /* Whether the current instruction may stand between the entry and the breakpoint: it goes on to
- * the next one and changes registers only. A list of what compilers put there, all else ends the
- * search. */
+ * the next one and changes registers and its stack frame only. A list of what compilers put there,
+ * all else ends the search. */
 static bool harmless(const struct walk *w)
 {
 	const cs_x86 *x = &w->insn->detail->x86;
 
+	if (saves_register(w))
+		return true;
 	switch (w->insn->id) {
 	case X86_INS_CMP:
 	case X86_INS_TEST:
@@ -237,7 +257,9 @@ static bool harmless(const struct walk *w)
 	case X86_INS_MOVSXD:
 	case X86_INS_LEA:
 	case X86_INS_ADD:
+	case X86_INS_ADC:
 	case X86_INS_SUB:
+	case X86_INS_SBB:
 	case X86_INS_AND:
 	case X86_INS_OR:
 	case X86_INS_XOR:
@@ -346,15 +368,21 @@ int plan_place(const uint8_t *code, size_t n, size_t size, uint64_t vaddr, struc
 
 /* ---- which functions ---- */
 
-bool plan_is_allocator(const uint8_t *code, size_t n, uint64_t vaddr)
+/* What a function does before it calls anything or returns. */
+struct traits {
+	bool basicsize, itemsize, flags; /* loads these of the type in its first argument */
+	bool rounds;                     /* rounds something up to whole pointers */
+};
+
+static struct traits traits_of(const uint8_t *code, size_t n, uint64_t vaddr)
 {
-	bool basicsize = false, itemsize = false, flags = false;
+	struct traits t = {0};
 	struct walk w;
 
 	if (walk_init(&w, code, MIN(n, ALLOCATOR_MAX), vaddr))
-		return false;
+		return t;
 	walk_skip_endbr64(&w);
-	while (w.holds && !(basicsize && itemsize && flags) && walk_next(&w)) {
+	while (walk_next(&w)) {
 		const cs_x86 *x = &w.insn->detail->x86;
 
 		for (int i = 0; i < x->op_count && w.insn->id != X86_INS_LEA; i++) {
@@ -363,18 +391,28 @@ bool plan_is_allocator(const uint8_t *code, size_t n, uint64_t vaddr)
 			if (o->type != X86_OP_MEM || o->mem.index != X86_REG_INVALID ||
 				!holds(&w, o->mem.base))
 				continue;
-			basicsize |= o->mem.disp == 0x20;
-			itemsize |= o->mem.disp == 0x28;
-			flags |= o->mem.disp >= 0xa8 &&
-				 o->mem.disp < 0xb0; /* testb looks at a byte */
+			t.basicsize |= o->mem.disp == 0x20;
+			/* GCC 16 loads both with one movdqu. */
+			t.itemsize |= o->mem.disp == 0x28 || (o->mem.disp == 0x20 && o->size == 16);
+			t.flags |= o->mem.disp >= 0xa8 &&
+				   o->mem.disp < 0xb0; /* testb looks at a byte */
 		}
+		t.rounds |= w.insn->id == X86_INS_AND && x->op_count == 2 &&
+			    x->operands[1].type == X86_OP_IMM && x->operands[1].imm == -8;
 		if (cs_insn_group(w.cs, w.insn, CS_GRP_CALL) ||
 			cs_insn_group(w.cs, w.insn, CS_GRP_RET) || w.insn->id == X86_INS_JMP)
 			break;
 		walk_effect(&w);
 	}
 	walk_release(&w);
-	return basicsize && itemsize && flags;
+	return t;
+}
+
+bool plan_is_allocator(const uint8_t *code, size_t n, uint64_t vaddr)
+{
+	struct traits t = traits_of(code, n, vaddr);
+
+	return t.basicsize && t.itemsize && t.flags;
 }
 
 /*
@@ -466,6 +504,89 @@ static int add_site(const struct elf_image *e, struct plan *p, const char *name,
 	return 0;
 }
 
+/* Whether the bytes could be those of an allocator, which loads tp_flags by a displacement of four
+ * bytes and rounds by `and reg, -8`: a look before the decoder is asked, a hundred times faster. */
+static bool resembles_allocator(const uint8_t *code, size_t n)
+{
+	bool flags = false, rounds = false;
+
+	for (size_t i = 0; i + 4 <= MIN(n, (size_t)ALLOCATOR_MAX) && !(flags && rounds); i++) {
+		flags |= (code[i] & 0xfc) == 0xa8 && !code[i + 1] && !code[i + 2] && !code[i + 3];
+		rounds |= code[i] == 0x83 && (code[i + 1] & 0xf8) == 0xe0 && code[i + 2] == 0xf8;
+	}
+	return flags && rounds;
+}
+
+/*
+ * Allocators that no symbol names, found by what they do among all that is called directly. GCC 16
+ * makes a copy of _PyType_AllocNoTrack for nitems = 0 in CPython 3.14 and 3.15, called by the
+ * interpreter loop and object_new, so that instances of user classes never pass
+ * PyType_GenericAlloc; and make_gen() (genobject.c) of LTO builds has _PyObject_GC_NewVar inlined.
+ */
+static size_t local_allocators(const struct elf_image *e, uint64_t near, uint64_t *ret, size_t max)
+{
+	const struct elf_segment *s = NULL;
+	_cleanup_free_ uint8_t *seen = NULL;
+	const uint8_t *code, *callee;
+	uint64_t start, end, to;
+	size_t n = 0, n_code, n_callee;
+	struct traits t;
+
+	for (size_t i = 0; (s = elf_image_segment(e, i)); i++)
+		if (s->flags & PF_X && near >= s->vaddr && near - s->vaddr < s->filesz)
+			break;
+	if (!s)
+		return 0;
+	start = near - s->vaddr > SCAN_MAX ? near - SCAN_MAX : s->vaddr;
+	code = elf_image_bytes(e, start, (size_t)(near - start) + SCAN_MAX, &n_code);
+	seen = code ? calloc(n_code / 8 + 1, 1) : NULL;
+	if (!seen)
+		return 0;
+	end = start + n_code;
+	for (size_t i = 0; i + 5 <= n_code && n < max; i++) {
+		int32_t rel;
+
+		if (code[i] != 0xe8) /* call */
+			continue;
+		memcpy(&rel, code + i + 1, sizeof(rel));
+		to = start + i + 5 + (uint64_t)(int64_t)rel;
+		if (to < start || to >= end || seen[(to - start) / 8] & 1u << (to - start) % 8)
+			continue;
+		seen[(to - start) / 8] |= (uint8_t)(1u << (to - start) % 8);
+		callee = code + (to - start);
+		n_callee = (size_t)(end - to);
+		if (!resembles_allocator(callee, n_callee))
+			continue;
+		t = traits_of(callee, n_callee, to);
+		if (t.basicsize && t.itemsize && t.flags && t.rounds)
+			ret[n++] = to;
+	}
+	return n;
+}
+
+static int plan_local(const struct elf_image *e, struct plan *p, struct err *err)
+{
+	/* Their objects die in PyObject_Free: see above. */
+	static const char *const not_these[] = {"_PyObject_New", "_PyObject_NewVar"};
+	uint64_t found[LOCAL_MAX], generic, other;
+	size_t n;
+	int r;
+
+	if (elf_image_symbol(e, "PyType_GenericAlloc", &generic, NULL))
+		return 0;
+	n = local_allocators(e, generic, found, ARRAY_SIZE(found));
+	for (size_t i = 0; i < n; i++) {
+		for (size_t k = 0; k < ARRAY_SIZE(not_these); k++)
+			if (!elf_image_symbol(e, not_these[k], &other, NULL) && other == found[i])
+				found[i] = 0;
+		r = found[i] ? add_site(e, p, "local allocator", found[i], 0, PLAN_BIRTH, 0, err)
+			     : 0;
+		if (r)
+			return r;
+	}
+	return 0;
+}
+
 int plan_make(const struct elf_image *e, struct plan *ret, struct err *err)
 {
 	struct plan p = {0};
@@ -486,6 +607,9 @@ int plan_make(const struct elf_image *e, struct plan *ret, struct err *err)
 		if (r)
 			return r;
 	}
+	r = plan_local(e, &p, err);
+	if (r)
+		return r;
 	*ret = p;
 	return 0;
 }

@@ -64,6 +64,28 @@ static void test_behind(void **state)
 		PYLEAK_RDI, false, "jne");
 }
 
+/* GCC 16 saves registers by mov, later than by push, and computes with borrows. */
+static void test_gcc16(void **state)
+{
+	/* 3.14 _PyObject_GC_New: sub rsp, 0x38; mov [rsp+0x20], r13; test al, 4; jne */
+	assert_place(place(CODE(0x48, 0x83, 0xec, 0x38, 0x4c, 0x89, 0x6c, 0x24, 0x20, 0xa8, 0x04,
+			     0x75, 0x2d)),
+		11, PYLEAK_RDI, false, "jne");
+	/* 3.15 after its push: mov rbp, rsp; mov [rbp-0x18], r12; je */
+	assert_place(place(CODE(0x48, 0x89, 0xe5, 0x4c, 0x89, 0x65, 0xe8, 0x74, 0x10)), 7,
+		PYLEAK_RDI, false, "je");
+	/* rbp that is no frame pointer: mov rbp, rsi; mov [rbp-0x18], r12 */
+	assert_place(place(CODE(0x48, 0x89, 0xf5, 0x4c, 0x89, 0x65, 0xe8, 0x74, 0x10)), 0,
+		PYLEAK_RDI, true, "mov");
+	/* fs: is not the stack: mov fs:[rsp], r12 */
+	assert_place(
+		place(CODE(0x64, 0x4c, 0x89, 0x24, 0x24, 0x74, 0x10)), 0, PYLEAK_RDI, true, "mov");
+	/* 3.14 PyObject_GC_Del: endbr64; cmp rdx, 1; sbb rax, -1; shl rax, 4; jne rel32 */
+	assert_place(place(CODE(0xf3, 0x0f, 0x1e, 0xfa, 0x48, 0x83, 0xfa, 0x01, 0x48, 0x83, 0xd8,
+			     0xff, 0x48, 0xc1, 0xe0, 0x04, 0x0f, 0x85, 0, 1, 0, 0)),
+		16, PYLEAK_RDI, false, "jne");
+}
+
 static void test_argument_moves(void **state)
 {
 	/* mov rax, rdi; mov rdi, rsi; call */
@@ -143,6 +165,12 @@ static void test_allocator(void **state)
 		plan_is_allocator(CODE(0x48, 0x89, 0xfd, 0x48, 0x89, 0xf7, 0xf6, 0x85, 0xa9, 0, 0,
 					  0, 0x40, 0x48, 0x8b, 0x45, 0x28, 0x48, 0x03, 0x45, 0x20),
 			AT));
+	/* GCC 16: movdqu xmm0, [rdi+0x20] loads both sizes; mov rdi, [rdi+0xa8] */
+	assert_true(plan_is_allocator(
+		CODE(0xf3, 0x0f, 0x6f, 0x47, 0x20, 0x48, 0x8b, 0xbf, 0xa8, 0, 0, 0), AT));
+	/* … eight bytes of them do not: movq xmm0, [rdi+0x20] */
+	assert_false(plan_is_allocator(
+		CODE(0xf3, 0x0f, 0x7e, 0x47, 0x20, 0x48, 0x8b, 0xbf, 0xa8, 0, 0, 0), AT));
 	/* addresses are not loads: lea rax, [rdi+0x20]; lea rax, [rdi+0x28]; lea rax, [rdi+0xa8] */
 	assert_false(plan_is_allocator(CODE(0x48, 0x8d, 0x47, 0x20, 0x48, 0x8d, 0x47, 0x28, 0x48,
 					       0x8d, 0x87, 0xa8, 0, 0, 0),
@@ -194,6 +222,8 @@ static void test_builds(void **state)
 
 	snprintf(pattern, sizeof(pattern), "%s/.pyenv/versions/3.*/lib/libpython3.*.so.1.0",
 		home ? home : "");
+	if (getenv("PYLEAK_TEST_BUILD")) /* one more, wherever it is */
+		check_build(getenv("PYLEAK_TEST_BUILD"));
 	for (const char *const *s = (const char *const[]){"/usr/bin/python3.[0-9]*[0-9]",
 		     "/usr/lib/x86_64-linux-gnu/libpython3.*.so.1.0", pattern, NULL};
 		*s; s++) {
@@ -221,6 +251,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_entry),
 		cmocka_unit_test(test_behind),
+		cmocka_unit_test(test_gcc16),
 		cmocka_unit_test(test_argument_moves),
 		cmocka_unit_test(test_not_here),
 		cmocka_unit_test(test_loop),
