@@ -139,6 +139,7 @@ struct named {
 	unsigned types;
 	int64_t level, bound;           /* TRACK_UNKNOWN, -1 */
 	int64_t tracked, tracked_bound; /* TRACK_UNKNOWN, -1: no census yet */
+	bool flow; /* these are known: */
 	uint64_t births, deaths;
 	double birth_rate, death_rate;
 	enum track_quality quality, rates_quality;
@@ -190,6 +191,8 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 		struct track_growth g = {.count = TRACK_UNKNOWN};
 		bool grows = since >= 0 && ty->track && track_type_growth(ty->track, since, &g);
 		int64_t bound, level = target_type_level(t, ty, &bound);
+		uint64_t births, deaths;
+		bool flow = target_type_flow(ty, &births, &deaths);
 		int64_t tracked = ty->census ? (int64_t)ty->live : have_census ? 0 : TRACK_UNKNOWN;
 		struct named *e = out ? &o[out - 1] : NULL;
 
@@ -201,8 +204,9 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 				.bound = bound,
 				.tracked = tracked,
 				.tracked_bound = tracked == TRACK_UNKNOWN ? -1 : 0,
-				.births = ty->births,
-				.deaths = ty->deaths,
+				.flow = flow,
+				.births = births,
+				.deaths = deaths,
 				.birth_rate = ty->birth_rate,
 				.death_rate = ty->death_rate,
 				.quality = target_type_quality(t, ty),
@@ -217,8 +221,9 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 		e->level = add_level(e->level, level);
 		e->bound = add_bound(e->bound, bound);
 		e->tracked = add_level(e->tracked, tracked);
-		e->births += ty->births;
-		e->deaths += ty->deaths;
+		e->flow &= flow;
+		e->births += births;
+		e->deaths += deaths;
 		e->birth_rate += ty->birth_rate;
 		e->death_rate += ty->death_rate;
 		e->quality = MAX(e->quality, target_type_quality(t, ty));
@@ -443,6 +448,16 @@ static int by_level(const void *a, const void *b)
 	return lx != ly ? (lx > ly ? -1 : 1) : strcmp(x->name, y->name);
 }
 
+static json_t *json_flow(const struct named *e, json_int_t v)
+{
+	return e->flow ? json_integer(v) : json_null();
+}
+
+static json_t *json_rate(const struct named *e, double v)
+{
+	return e->flow ? json_real(v) : json_null();
+}
+
 static void reply_top(struct ask *a, struct target *t, bool fresh)
 {
 	int64_t n = arg_int(a, "n", TOP_DEFAULT);
@@ -463,14 +478,16 @@ static void reply_top(struct ask *a, struct target *t, bool fresh)
 			e->quality = TRACK_EXACT; /* counted in this very census */
 		json_array_append_new(list,
 			json_pack(
-				"{s:o, s:o, s:o, s:o, s:o, s:s, s:I, s:I, s:f, s:f, s:s, s:f, s:i}",
+				"{s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:s, s:f, s:i}",
 				"type", json_text(e->name), "count", json_level(e->level),
 				"count_bound", json_bound(e->bound), "tracked",
 				json_level(e->tracked), "tracked_bound",
 				json_bound(e->tracked_bound), "quality",
-				track_quality_name(e->quality), "allocs", (json_int_t)e->births,
-				"frees", (json_int_t)e->deaths, "alloc_rate", e->birth_rate,
-				"free_rate", e->death_rate, "rates_quality",
+				track_quality_name(e->quality), "allocs",
+				json_flow(e, (json_int_t)e->births), "frees",
+				json_flow(e, (json_int_t)e->deaths), "alloc_rate",
+				json_rate(e, e->birth_rate), "free_rate",
+				json_rate(e, e->death_rate), "rates_quality",
 				track_quality_name(e->rates_quality), "observed_share", 1.0,
 				"types", e->types));
 	}

@@ -12,7 +12,6 @@
 #define OUTSIDE_OBJECTS_MAX   2000000ULL
 #define TOO_LARGE_RETRY_FIRST (10 * 60 * 1000LL) /* ms; doubled each time, up to a day */
 #define TOO_LARGE_RETRY_MAX   (24 * 3600 * 1000LL)
-#define LAW_MIN               1000 /* births and deaths that must have obeyed the law: DESIGN.md */
 
 struct waiter {
 	struct waiter *next;
@@ -121,6 +120,21 @@ static bool always_tracked(const struct target_type *ty)
 	return strcmp(ty->info.name, "dict") && strcmp(ty->info.name, "tuple");
 }
 
+/* Some of its births and deaths are a push to and a pop from a list of the interpreter's own, which
+ * no site sees: the level is right all the same, both together are too small by as much. */
+static bool has_free_list(const struct target_type *ty)
+{
+	static const char *const names[] = {"list", "dict", "tuple", "float", "frame", "slice",
+		"method", "builtin_function_or_method", "Context", "async_generator_asend",
+		"async_generator_wrapped_value", "range_iterator", "list_iterator",
+		"tuple_iterator"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(ty->info.name, names[i]))
+			return true;
+	return false;
+}
+
 /* Reads the counters of all types; forgets those that have died. */
 static int read_counters(struct target *t)
 {
@@ -176,6 +190,7 @@ static int read_counters(struct target *t)
 				ty->serial = ++t->serial;
 				ty->track = NULL;
 				ty->named = ty->census = false;
+				ty->law = (struct law){0};
 			}
 		}
 		if (!ty->named)
@@ -188,68 +203,32 @@ static int read_counters(struct target *t)
 
 /* ---- quality ------------------------------------------------------------------------------- */
 
-static bool lawful(const struct target_type *ty)
+/* What a census says of a type: between min and max were alive. */
+static void type_census(struct target_type *ty, uint64_t live, uint64_t min, uint64_t max,
+	uint64_t births, uint64_t deaths)
 {
-	return !ty->bound && ty->lawful_births >= LAW_MIN && ty->lawful_deaths >= LAW_MIN;
-}
-
-static void check_law(struct target_type *ty, uint64_t live, uint64_t births, uint64_t deaths)
-{
-	int64_t expected =
-		(int64_t)(ty->live + (births - ty->census_births) - (deaths - ty->census_deaths));
-	int64_t miss = llabs((int64_t)live - expected);
-
-	if (miss) {
-		ty->lawful_births = ty->lawful_deaths = 0;
-		ty->bound = MAX(ty->bound, (uint64_t)miss);
-	} else {
-		ty->lawful_births += births - ty->census_births;
-		ty->lawful_deaths += deaths - ty->census_deaths;
-		ty->bound /= 2;
-	}
-}
-
-/* What a census says of a type; the law is checked from the second census on. */
-static void type_census(struct target_type *ty, uint64_t live, uint64_t births, uint64_t deaths)
-{
-	if (ty->census) {
-		check_law(ty, live, births, deaths);
-		ty->step = MAX((uint64_t)llabs((int64_t)(live - ty->live)), ty->step / 2);
-	}
 	ty->census = true;
 	ty->live = live;
-	ty->census_births = births;
-	ty->census_deaths = deaths;
+	if (always_tracked(ty))
+		law_census(&ty->law, min, max, births, deaths);
+	else
+		law_census_part(&ty->law, live, births, deaths);
 }
 
-/* Hits on one side only, and the census disagrees: this build inlines the other side away. */
-static bool one_sided(const struct target_type *ty)
+/* The last sample is the last census itself. */
+static bool at_census(const struct target *t)
 {
-	return ty->bound && (!ty->births != !ty->deaths);
+	return t->sampled_ms && t->sampled_ms == t->census.at_ms;
 }
 
 int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound)
 {
-	int64_t bound = -1, level = TRACK_UNKNOWN;
-
-	if (ty->census && always_tracked(ty)) {
-		uint64_t births = ty->births - ty->census_births;
-		uint64_t deaths = ty->deaths - ty->census_deaths;
-
-		level = (int64_t)ty->live;
-		if (one_sided(ty)) {
-			bound = (int64_t)ty->step;
-		} else {
-			level = MAX(level + (int64_t)(births - deaths), (int64_t)0);
-			bound = (int64_t)ty->bound;
-		}
-		/* The sample is that census itself and nothing was counted since. */
-		if (t->sampled_ms == t->census.at_ms && !births && !deaths)
-			bound = 0;
-	}
+	if (ty->census && always_tracked(ty))
+		return at_census(t) ? law_census_level(&ty->law, ret_bound)
+				    : law_level(&ty->law, ty->births, ty->deaths, ret_bound);
 	if (ret_bound)
-		*ret_bound = bound;
-	return level;
+		*ret_bound = -1;
+	return TRACK_UNKNOWN;
 }
 
 enum track_quality target_type_quality(const struct target *t, const struct target_type *ty)
@@ -258,14 +237,22 @@ enum track_quality target_type_quality(const struct target *t, const struct targ
 		return TRACK_BLIND;
 	if (t->dropped_types || t->totals.dropped)
 		return TRACK_ESTIMATE;
-	return lawful(ty) ? TRACK_EXACT : TRACK_ESTIMATE;
+	return law_proven(&ty->law) ? TRACK_EXACT : TRACK_ESTIMATE;
+}
+
+bool target_type_flow(const struct target_type *ty, uint64_t *ret_births, uint64_t *ret_deaths)
+{
+	*ret_births = law_births(&ty->law, ty->births);
+	*ret_deaths = law_deaths(&ty->law, ty->deaths);
+	return ty->births || ty->deaths || (!*ret_births && !*ret_deaths);
 }
 
 enum track_quality target_type_rates_quality(const struct target *t, const struct target_type *ty)
 {
-	if ((!ty->births && !ty->deaths) || one_sided(ty))
+	if (!ty->births && !ty->deaths)
 		return TRACK_BLIND;
-	return lawful(ty) && !t->totals.dropped ? TRACK_EXACT : TRACK_ESTIMATE;
+	return law_proven(&ty->law) && !has_free_list(ty) && !t->totals.dropped ? TRACK_EXACT
+										: TRACK_ESTIMATE;
 }
 
 /* ---- samples ------------------------------------------------------------------------------- */
@@ -302,33 +289,42 @@ static void measure_cost(struct target *t)
 	t->prev_cpu_ns = now.cpu_ns;
 }
 
+static void type_rates(struct target_type *ty, int64_t at_ms, bool census)
+{
+	uint64_t births, deaths;
+
+	/* The side that is not seen is known from census to census only. */
+	if (law_blind(&ty->law) != LAW_SEES_BOTH && !census)
+		return;
+	target_type_flow(ty, &births, &deaths);
+	if (ty->rate_ms && at_ms > ty->rate_ms) {
+		double secs = (double)(at_ms - ty->rate_ms) / 1000;
+
+		ty->birth_rate = (double)(births - ty->rate_births) / secs;
+		ty->death_rate = (double)(deaths - ty->rate_deaths) / secs;
+	}
+	ty->rate_births = births;
+	ty->rate_deaths = deaths;
+	ty->rate_ms = at_ms;
+}
+
 /* Puts what is known now into the series. */
 static void take_sample(struct target *t, int64_t at_ms)
 {
-	double secs = t->sampled_ms ? (double)(at_ms - t->sampled_ms) / 1000 : 0;
-
+	t->sampled_ms = at_ms;
 	for (size_t i = 0; i < t->n_types; i++) {
 		struct target_type *ty = t->types[i];
-		struct track_point p = {
-			.at_ms = at_ms,
-			.births = ty->births,
-			.deaths = ty->deaths,
-		};
+		struct track_point p = {.at_ms = at_ms};
 
-		if (secs > 0) {
-			ty->birth_rate = (double)(ty->births - ty->prev_births) / secs;
-			ty->death_rate = (double)(ty->deaths - ty->prev_deaths) / secs;
-		}
-		ty->prev_births = ty->births;
-		ty->prev_deaths = ty->deaths;
+		type_rates(ty, at_ms, at_census(t));
 		if (!ty->track)
 			continue;
+		target_type_flow(ty, &p.births, &p.deaths);
+		/* Of dict and tuple the level is not known: births and deaths, which see those
+		 * that the collector does not track, too, stand in for it. */
 		p.count = target_type_level(t, ty, NULL);
-		if (p.count == TRACK_UNKNOWN && ty->census)
-			p.count = (int64_t)ty->live; /* dict, tuple: the tracked ones */
 		track_sample(t->track, ty->track, &p);
 	}
-	t->sampled_ms = at_ms;
 	measure_cost(t);
 	if (t->o.on_sample)
 		t->o.on_sample(t, t->o.userdata);
@@ -395,16 +391,20 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 			continue;
 		if (!ty->named)
 			type_name(t, ty);
-		type_census(ty, k->live, k->births, k->deaths);
+		/* Not in the ones before: there was nothing of it then. */
+		if (!ty->census && t->censuses > 1)
+			type_census(ty, 0, 0, 0, 0, 0);
+		type_census(ty, k->live, k->live, k->live, k->births, k->deaths);
 		ty->census_serial = t->censuses;
 	}
-	/* Not in this census: none was alive then. Its counters at that instant are not told, what
-	 * they are now stands in: it is the same unless some were born since. */
+	/* Not in this census: none was alive then and none was ever counted until then; what was
+	 * born since comes with the next one. */
 	for (size_t i = 0; i < t->n_types; i++) {
 		struct target_type *ty = t->types[i];
 
 		if (ty->census && ty->census_serial != t->censuses)
-			type_census(ty, 0, ty->births, ty->deaths);
+			type_census(ty, 0, 0, 0, r->outside ? ty->births : ty->law.births,
+				r->outside ? ty->deaths : ty->law.deaths);
 	}
 	t->retry_delay_ms = 0;
 	c->state = TARGET_CENSUS_OK;
@@ -687,6 +687,11 @@ double target_overhead(const struct target *t)
 uint64_t target_dropped(const struct target *t)
 {
 	return t->totals.dropped + t->dropped_types;
+}
+
+const struct probe_totals *target_totals(const struct target *t)
+{
+	return &t->totals;
 }
 
 uint64_t target_rss_bytes(const struct target *t)

@@ -17,6 +17,7 @@
 #include "daemon/config/config.h"
 #include "daemon/probe/probe.h"
 #include "daemon/python/python.h"
+#include "daemon/track/law.h"
 #include "daemon/track/track.h"
 #include "daemon/util/u64map.h"
 
@@ -32,20 +33,15 @@ struct target_type {
 	struct python_type info;
 	struct track_type *track;
 
-	uint64_t births, deaths;           /* counted since attach, as last read */
-	uint64_t prev_births, prev_deaths; /* one sample ago */
-	double birth_rate, death_rate;     /* a second, over the last sample's interval */
+	uint64_t births, deaths; /* counted since attach, as last read */
+	double birth_rate, death_rate; /* a second, over the last sample's interval */
+	uint64_t rate_births, rate_deaths; /* where that began: law_births(), law_deaths() */
+	int64_t rate_ms;
 
-	bool census;                           /* a census has spoken of it */
-	uint64_t census_serial;                /* the last one that found any alive */
-	uint64_t live;                         /* tracked objects then */
-	uint64_t census_births, census_deaths; /* counters at that instant */
-
-	/* The conservation law, births - deaths = change of the census, from census to census.
-	 * See target_type_quality(). */
-	uint64_t lawful_births, lawful_deaths; /* since the law was last broken */
-	uint64_t bound; /* largest miss of late, halved with every lawful census */
-	uint64_t step;  /* largest change of late from one census to the next, likewise */
+	bool census;            /* a census has spoken of it */
+	uint64_t census_serial; /* the last one that found any alive */
+	uint64_t live;          /* tracked objects then */
+	struct law law;         /* from census to census: quality, bounds, sides that are not seen */
 };
 
 enum target_census_state {
@@ -97,6 +93,8 @@ int64_t target_sampled_ms(const struct target *t);
 double target_overhead(const struct target *t);
 /* Counters lost because a table was full; data is lossy when not 0. */
 uint64_t target_dropped(const struct target *t);
+/* As of the last sample. */
+const struct probe_totals *target_totals(const struct target *t);
 uint64_t target_rss_bytes(const struct target *t);
 
 /* Types: NULL-terminated iteration by index. */
@@ -111,7 +109,9 @@ void target_refresh_forget(struct target *t, void *arg);
 /* Live objects of the type now, or TRACK_UNKNOWN; *ret_bound is its possible error, or -1. */
 int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound);
 enum track_quality target_type_quality(const struct target *t, const struct target_type *ty);
-/* Quality of births and deaths as counted. */
+/* Births and deaths since attach, those that are not seen but can be told included; false: nothing
+ * can be said of them, no site of this build sees either although the census changes. */
+bool target_type_flow(const struct target_type *ty, uint64_t *ret_births, uint64_t *ret_deaths);
 enum track_quality target_type_rates_quality(const struct target *t, const struct target_type *ty);
 
 #endif

@@ -1,6 +1,9 @@
 # Which modules (folders) each unit test is linked with: MODULES_test_NAME := util ...
 MODULES_test_util := util
 MODULES_test_track := util track
+MODULES_test_law := util track
+MODULES_test_config := util track config
+MODULES_test_trigger := util track config trigger
 MODULES_test_serve := util serve
 MODULES_test_store := util store
 MODULES_test_ctl := util ctl
@@ -15,3 +18,4 @@ MODULES_test_python := util python
 MODULES_test_snapshot := util graph
 MODULES_test_paths := util graph
 MODULES_test_explain := util graph
+MODULES_fuzz_config := util track config
