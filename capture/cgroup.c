@@ -180,12 +180,16 @@ static void host_room(struct memory_room *ret)
 		if ((p = strstr(buf, "MemAvailable:")))
 			available = strtoull(p + 13, NULL, 10) << 10;
 	}
-	*ret = (struct memory_room){.limit_bytes = total, .free_bytes = available, .host = true};
+	*ret = (struct memory_room){.limit_bytes = total, .free_bytes = available};
 }
 
-void cgroup_memory_room(const struct cgroup *g, struct memory_room *ret)
+void cgroup_memory_room(
+	const struct cgroup *g, struct memory_room *ret_group, struct memory_room *ret_host)
 {
-	host_room(ret);
+	double least = 2;
+
+	host_room(ret_host);
+	*ret_group = (struct memory_room){0};
 	for (int i = 0; i < g->n; i++) {
 		const char *dir = g->dir[i];
 		uint64_t limit, used, cache, room;
@@ -199,9 +203,11 @@ void cgroup_memory_room(const struct cgroup *g, struct memory_room *ret)
 		cache = stat_field(dir, g->v2 ? "inactive_file" : "total_inactive_file");
 		used -= MIN(used, cache);
 		room = limit > used ? limit - used : 0;
-		share = ret->limit_bytes ? (double)ret->free_bytes / (double)ret->limit_bytes : 1;
-		if ((double)room / (double)limit < share)
-			*ret = (struct memory_room){.limit_bytes = limit, .free_bytes = room};
+		share = (double)room / (double)limit;
+		if (share < least) {
+			least = share;
+			*ret_group = (struct memory_room){.limit_bytes = limit, .free_bytes = room};
+		}
 	}
 }
 

@@ -19,16 +19,16 @@ struct cgroup {
 };
 
 struct memory_room {
-	uint64_t limit_bytes; /* of the group with the least free share; or of the host */
-	uint64_t free_bytes;  /* below that limit, inactive file cache counted as free */
-	bool host;            /* the host itself is the tightest */
+	uint64_t limit_bytes; /* 0: no limit known */
+	uint64_t free_bytes;  /* below it, inactive file cache counted as free */
 };
 
 /* Folders of pid's group for a controller ("memory", "pids"); n is 0 if there is none. */
 void cgroup_find(pid_t pid, const char *controller, struct cgroup *ret);
 
-/* The tightest of the groups and the host's MemAvailable. */
-void cgroup_memory_room(const struct cgroup *g, struct memory_room *ret);
+/* The group with the least free share (limit 0 if none has a limit), and the host itself. */
+void cgroup_memory_room(
+	const struct cgroup *g, struct memory_room *ret_group, struct memory_room *ret_host);
 
 /* How many more processes pids.max allows; UINT64_MAX: no limit. */
 uint64_t cgroup_pids_free(const struct cgroup *g);

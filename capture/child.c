@@ -32,7 +32,7 @@
 #define BATCH        (64u << 10)
 #define STACK        (1u << 20)
 #define FAULTS_MAX   1000
-#define GUARDS_NS    ((uint64_t)10 * 1000000)
+#define GUARDS_NS    ((uint64_t)5 * 1000000)
 #define STUCK_NS     ((uint64_t)1000 * 1000000)
 #define NICE_NS      ((uint64_t)500 * 1000000)
 #define MEMORY_FLOOR ((uint64_t)8 << 20)
@@ -60,7 +60,7 @@ static int check_guards(struct walker *w, struct err *err)
 {
 	struct job *j = w->job;
 	struct pollfd p[2] = {{.fd = j->target_fd, .events = POLLIN}, {.fd = j->sock}};
-	struct memory_room room;
+	struct memory_room room[2];
 	uint64_t now = now_monotonic_ns(), stack;
 
 	if (now >= j->deadline_ns)
@@ -85,12 +85,22 @@ static int check_guards(struct walker *w, struct err *err)
 	if (preflight_stack_start(j->pid, &stack) < 0 || stack != j->facts.stack_start)
 		return err_set(err, -ESRCH, "pid %d started another program while it was captured",
 			(int)j->pid);
-	cgroup_memory_room(w->memory, &room);
-	if (room.limit_bytes && room.free_bytes < w->memory_floor_bytes)
+	/*
+	 * Well before the limit. The copy is the one the OOM killer would take, but a group with
+	 * memory.oom.group dies as one, and systemd stops a service any process of which was
+	 * taken (OOMPolicy=stop, its default).
+	 */
+	cgroup_memory_room(w->memory, &room[0], &room[1]);
+	for (int i = 0; i < 2; i++) {
+		uint64_t floor = (uint64_t)(j->req.headroom / 2 * (double)room[i].limit_bytes);
+
+		if (room[i].limit_bytes == 0 || room[i].free_bytes >= MAX(floor, MEMORY_FLOOR))
+			continue;
 		return err_set(err, -EDQUOT,
-			"pid %d: memory ran short during the capture, which was given up; lower "
-			"dump.headroom makes it no safer",
-			(int)j->pid);
+			"pid %d: memory of %s ran short during the capture, which was given up; "
+			"try when more is free",
+			(int)j->pid, i == 0 ? "its control group" : "this host");
+	}
 	return 0;
 }
 
@@ -356,10 +366,6 @@ int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v
 
 	*w = (struct walker){
 		.job = j, .graph = g, .memory = memory, .began_ns = now_monotonic_ns()};
-	struct memory_room room;
-	cgroup_memory_room(memory, &room);
-	w->memory_floor_bytes =
-		MAX((uint64_t)(j->req.headroom / 3 * (double)room.limit_bytes), MEMORY_FLOOR);
 	w->local = malloc(UNITS * sizeof(*w->local));
 	c = calloc(1, sizeof(*c));
 	if (!w->local || !c)
@@ -375,6 +381,11 @@ int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v
 		r = remote_map(w, UNITS * sizeof(struct walk_unit), &w->units, err);
 	if (r == 0)
 		r = remote_map(w, BATCH * sizeof(uint64_t), &w->in, err);
+	if (r < 0)
+		return r;
+	/* below it lies the buffer: a page that faults instead */
+	const uint64_t guard[6] = {w->stack_top, 4096, PROT_NONE};
+	r = remote_call(w, SYS_mprotect, guard, &none, err);
 	if (r < 0)
 		return r;
 	w->stack_top += STACK - 4096;
@@ -449,26 +460,38 @@ static int drain(struct walker *w, struct walk_ctx *c, struct err *err)
 	r = mem_read(w->job->child, w->ctx, c, RUN_PART);
 	if (r < 0 || c->n_units > UNITS)
 		return err_set(
-			err, -EPROTO, "pid %d: the walker in its copy is lost", (int)w->job->pid);
+			err, -EIO, "pid %d: the walker in its copy is lost", (int)w->job->pid);
 	r = mem_read(w->job->child, w->units, w->local, c->n_units * sizeof(*w->local));
 	if (r == 0)
 		r = write_child(w->job, w->ctx + offsetof(struct walk_ctx, n_units), &zero, 8);
 	if (r < 0)
 		return err_set(
 			err, r, "pid %d: cannot read its copy: %s", (int)w->job->pid, strerror(-r));
-	r = graph_take(w->graph, w->local, c->n_units);
+	w->n_local = c->n_units;
+	if (!w->first_drain) {
+		w->first_drain = true;
+		job_die_at(w->job, STEP_CHILD_WALKING);
+	}
+	return 0;
+}
+
+/* What was drained into the graph, while the walker runs on. */
+static int take(struct walker *w, struct err *err)
+{
+	size_t n = w->n_local;
+	int r;
+
+	w->n_local = 0;
+	r = graph_take(w->graph, w->local, n);
 	if (r == -ENOMEM) {
 		job_truncate(
 			w->job, "out of memory for the graph after %zu objects", w->graph->n_nodes);
 		return -E2BIG;
 	}
 	if (r < 0)
-		return err_set(err, r, "pid %d: the walker in its copy wrote what makes no sense",
+		return err_set(err, -EIO,
+			"pid %d: the walker in its copy wrote what makes no sense",
 			(int)w->job->pid);
-	if (!w->first_drain) {
-		w->first_drain = true;
-		job_die_at(w->job, STEP_CHILD_WALKING);
-	}
 	return 0;
 }
 
@@ -487,6 +510,9 @@ static int run(struct walker *w, struct walk_ctx *c, struct err *err)
 	while (r == 0) {
 		if (ptrace(PTRACE_SYSEMU, j->child, NULL, NULL) < 0)
 			return err_set(err, -errno, "cannot run the copy: %s", strerror(errno));
+		r = take(w, err);
+		if (r < 0)
+			return r;
 		r = await(w, STUCK_NS, &status, err);
 		if (r == -ETIME) {
 			uint64_t at;
@@ -525,6 +551,8 @@ static int run(struct walker *w, struct walk_ctx *c, struct err *err)
 			STOP_SIGNAL(status) == SIGABRT)
 			r = fault(w, err);
 	}
+	if (r == 0)
+		r = take(w, err);
 	if (r < 0)
 		return r;
 	if (c->n_headers_lost)

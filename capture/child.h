@@ -21,10 +21,10 @@ struct walker {
 	struct job *job;
 	struct graph *graph;
 	const struct cgroup *memory;
-	uint64_t memory_floor_bytes; /* the copy dies when less is free */
-	uint64_t code, code_end;     /* addresses in the copy */
+	uint64_t code, code_end; /* addresses in the copy */
 	uint64_t ctx, stack_top, units, in;
-	struct walk_unit *local; /* drained units */
+	struct walk_unit *local; /* drained units, not taken yet */
+	size_t n_local;
 	uint64_t began_ns, guards_at_ns;
 	uint32_t faults;
 	bool first_drain, hurried;

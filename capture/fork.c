@@ -4,6 +4,7 @@
 #include <dirent.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
 #include <string.h>
@@ -148,11 +149,17 @@ int fork_target(struct job *j, struct stop *s, struct thread *t, struct err *err
 {
 	struct thread borrowed = *t;
 	uint64_t since = s->since_ns;
+	struct pollfd alive = {.fd = j->target_fd, .events = POLLIN};
 	struct loan l;
 	int r;
 
 	j->child = 0;
 	j->child_inside = 0;
+	/* what stands still now is the very process that was meant, not a later one of that pid */
+	if (poll(&alive, 1, 0) != 0) {
+		stop_let_go(s, 0);
+		return err_set(err, -ESRCH, "pid %d ended before it was captured", (int)j->pid);
+	}
 	r = loan_begin(&l, j, &borrowed, false, err);
 	if (r == 0)
 		r = set_options(j, &borrowed, PTRACE_O_TRACECLONE, err);

@@ -101,7 +101,7 @@ size_t frames_read(struct view *v, uint64_t ts, struct frame_info *ret, size_t m
 	else
 		at = view_u64(
 			v, view_u64(v, ts + (uint64_t)l->ts_cframe) + (uint64_t)l->cframe_frame);
-	for (int steps = 0; at && n < max && steps < 2 * FRAMES_MAX; steps++) {
+	for (size_t steps = 0; at && n < max && steps < 2 * max; steps++) {
 		struct frame_info f;
 		uint64_t back;
 		bool shown = true;

@@ -8,7 +8,7 @@
 
 #include "capture/view.h"
 
-#define FRAMES_MAX 4096
+#define FRAMES_MAX (1u << 17)
 
 struct frame_info {
 	uint64_t at;   /* PyFrameObject up to 3.10, else _PyInterpreterFrame */

@@ -82,14 +82,8 @@ static int take_node(struct graph *g, const struct walk_unit *u)
 		return -ENOMEM;
 	n = &g->nodes[g->n_nodes++];
 	*n = (struct snapshot_node){.addr = u[0].a, .bytes = u[2].a, .type = type};
-	if (WALK_ARG(u[0].b) & WALK_NODE_TRACKED) {
+	if (WALK_ARG(u[0].b) & WALK_NODE_TRACKED)
 		n->flags |= SNAPSHOT_NODE_TRACKED;
-	} else {
-		uint64_t *at = u64map_get(&g->outside, u[0].a);
-
-		if (at)
-			*at = g->n_nodes;
-	}
 	n->refcount = read_refcount(g->minor, u[1].b, &n->flags);
 	g->node_edges_at = g->n_edges;
 	return 0;

@@ -43,7 +43,7 @@ struct graph {
 	size_t node_edges_at; /* edges before the node being read */
 	uint64_t last_type;
 	uint32_t last_index;
-	bool malformed;
+	bool frames_cut; /* a thread had more frames than were read */
 };
 
 void graph_release(struct graph *g);

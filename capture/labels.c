@@ -149,7 +149,8 @@ static void survey(struct labels *l)
 		if (g->roots[i].edge_kind == EDGE_DICT)
 			put(l, &l->namespaces, g->roots[i].addr, 1);
 	for (size_t i = 0; i < g->n_nodes; at += g->nodes[i++].n_edges) {
-		if (!u64map_get(&l->name_tuples, g->nodes[i].addr))
+		if (!(g->types[g->nodes[i].type].flags & TPFLAGS_TUPLE_SUBCLASS) ||
+			!u64map_get(&l->name_tuples, g->nodes[i].addr))
 			continue;
 		for (size_t k = at; k < at + g->nodes[i].n_edges; k++)
 			if (WALK_TAG(g->edges[k].raw.b) == WALK_EDGE_INDEX)
@@ -303,12 +304,12 @@ int labels_resolve(struct job *j, struct graph *g, struct view *v, struct string
 	(void)python_symbol(v->python, "PyCell_Type", &cell, NULL);
 	for (int i = 0; i < WALK_LABEL_COUNT; i++)
 		l.label[i] = strings_add(s, label[i], strlen(label[i]));
-	survey(&l);
-
 	for (size_t i = 0; i < g->n_types; i++) {
 		g->types[i].name = type_name(&l, g->types[i].addr);
 		g->types[i].flags = view_u64(v, g->types[i].addr + OFF_TP_FLAGS);
 	}
+	survey(&l);
+
 	/* names of nodes; names of cells must be known before their edges are looked at */
 	for (size_t i = 0; i < g->n_nodes && named < NAMES_MAX; i++) {
 		struct snapshot_node *n = &g->nodes[i];
@@ -328,7 +329,8 @@ int labels_resolve(struct job *j, struct graph *g, struct view *v, struct string
 	}
 	for (size_t i = 0; i < g->n_nodes; at += g->nodes[i++].n_edges) {
 		const struct snapshot_node *n = &g->nodes[i];
-		bool space = u64map_get(&l.namespaces, n->addr) != NULL;
+		bool space = g->types[n->type].flags & TPFLAGS_DICT_SUBCLASS &&
+			     u64map_get(&l.namespaces, n->addr);
 		const uint64_t *cell_name =
 			g->types[n->type].addr == cell ? u64map_get(&l.cells, n->addr) : NULL;
 

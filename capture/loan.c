@@ -417,8 +417,8 @@ int loan_rest(struct loan *l, int64_t *ret_value, struct err *err)
 		job_die_at(l->job, l->reap ? STEP_REAP_BACK : STEP_FORK_BACK);
 		return 0;
 	}
-	return err_set(err, -EPROTO, "pid %d: thread %d does not come to rest", (int)l->job->pid,
-		(int)tid);
+	return err_set(
+		err, -EIO, "pid %d: thread %d does not come to rest", (int)l->job->pid, (int)tid);
 }
 
 int loan_restore(struct loan *l, struct err *err)

@@ -19,6 +19,7 @@
 
 #include "capture/child.h"
 #include "capture/fork.h"
+#include "capture/frames.h"
 #include "capture/gate.h"
 #include "capture/graph.h"
 #include "capture/job.h"
@@ -224,6 +225,8 @@ static int read_copy(struct job *j, const struct cgroup *memory, struct graph *g
 	r = roots_collect(g, v, s);
 	if (r < 0)
 		return err_set(err, r, "out of memory for the roots of pid %d", (int)j->pid);
+	if (g->frames_cut)
+		job_truncate(j, "a thread has more than %u frames", FRAMES_MAX);
 	/* what expansion finds may be static types, whose dicts lead to more */
 	for (int i = 0; i < STATIC_ROUNDS; i++) {
 		r = child_expand(&w, err);

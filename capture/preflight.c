@@ -12,6 +12,7 @@
 #include "daemon/util/units.h"
 
 #define PROCESSES_FREE    8
+#define WALKER_BYTES      (12u << 20)
 #define CAP_SYS_ADMIN_BIT 21
 /* Around the fork: stop, frames, five ptrace stops, letting go, the second stop for the reaping;
  * and for each thread that may have to be stopped. Measured 0.2 to 0.7 ms in all on small
@@ -143,22 +144,25 @@ static int check_seccomp(struct job *j, struct err *err)
 
 static int check_memory(struct job *j, const struct cgroup *memory, struct err *err)
 {
-	struct memory_room room;
+	struct memory_room room[2];
 	char free_text[32], limit_text[32];
-	uint64_t need;
 
-	cgroup_memory_room(memory, &room);
-	need = (uint64_t)(j->req.headroom * (double)room.limit_bytes);
-	/* page tables of the copy, the walker, its buffer */
-	need = MAX(need, 2 * j->facts.page_table_bytes + (16u << 20));
-	if (room.limit_bytes == 0 || room.free_bytes >= need)
-		return 0;
-	return err_set(err, -EDQUOT,
-		"pid %d: %s of the %s that %s may use are free, below dump.headroom: a capture "
-		"could bring it to its limit",
-		(int)j->pid, format_size(free_text, sizeof(free_text), room.free_bytes),
-		format_size(limit_text, sizeof(limit_text), room.limit_bytes),
-		room.host ? "this host" : "its control group");
+	cgroup_memory_room(memory, &room[0], &room[1]);
+	for (int i = 0; i < 2; i++) {
+		uint64_t need = (uint64_t)(j->req.headroom * (double)room[i].limit_bytes);
+
+		/* page tables of the copy, the walker, its buffers */
+		need = MAX(need, 2 * j->facts.page_table_bytes + WALKER_BYTES);
+		if (room[i].limit_bytes == 0 || room[i].free_bytes >= need)
+			continue;
+		return err_set(err, -EDQUOT,
+			"pid %d: %s of the %s that %s may use are free, below dump.headroom: a "
+			"capture could bring it to its limit",
+			(int)j->pid, format_size(free_text, sizeof(free_text), room[i].free_bytes),
+			format_size(limit_text, sizeof(limit_text), room[i].limit_bytes),
+			i == 0 ? "its control group" : "this host");
+	}
+	return 0;
 }
 
 /* Processes and threads with that real uid; the kernel counts them against RLIMIT_NPROC. */

@@ -196,6 +196,7 @@ static void add_thread(struct roots *r, uint64_t ts, struct frame_info *frames)
 
 	thread_name(r, ts, thread, sizeof(thread));
 	n = frames_read(r->view, ts, frames, FRAMES_MAX);
+	r->graph->frames_cut = r->graph->frames_cut || n == FRAMES_MAX;
 	for (size_t i = 0; i < n && !r->error; i++) {
 		/* a frame up to 3.10 whose locals the collector sees as its edges */
 		if (l->minor <= 10)
