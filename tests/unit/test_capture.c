@@ -1,0 +1,309 @@
+/* SPDX-License-Identifier: MIT */
+/* The parts of the capture helper that need no target: control groups, the units the walker
+ * writes (which may be nonsense), strings, and which system calls may be made again. */
+#include <errno.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#include <cmocka.h>
+
+#include "capture/cgroup.h"
+#include "capture/graph.h"
+#include "capture/stop.h"
+#include "capture/strings.h"
+
+/* ---- control groups ---- */
+
+static char folder[300];
+
+static void put_file(const char *name, const char *text)
+{
+	char path[512], *slash;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", folder, name);
+	for (slash = path + strlen(folder) + 1; (slash = strchr(slash, '/')); slash++) {
+		*slash = '\0';
+		(void)mkdir(path, 0700);
+		*slash = '/';
+	}
+	f = fopen(path, "w");
+	assert_non_null(f);
+	assert_int_equal(fputs(text, f) < 0, 0);
+	fclose(f);
+}
+
+static int make_folder(void **state)
+{
+	const char *tmp = getenv("TMPDIR");
+
+	snprintf(folder, sizeof(folder), "%s/test_capture.XXXXXX", tmp ? tmp : "/tmp");
+	assert_non_null(mkdtemp(folder));
+	cgroup_set_root(folder);
+	put_file("proc/meminfo",
+		"MemTotal:       1000000 kB\nMemFree: 5 kB\nMemAvailable:    600000 kB\n");
+	return 0;
+}
+
+static int remove_folder(void **state)
+{
+	char command[600];
+
+	cgroup_set_root("");
+	snprintf(command, sizeof(command), "rm -r '%s'", folder);
+	return system(command);
+}
+
+static void two_levels_of_v2(void **state)
+{
+	struct memory_room group, host;
+	struct cgroup g;
+
+	put_file("proc/42/cgroup", "0::/app.slice/app.service\n");
+	put_file("proc/self/mountinfo",
+		"22 1 0:20 / /proc rw - proc proc rw\n"
+		"31 23 0:28 / /cg rw,nosuid - cgroup2 cgroup2 rw,nsdelegate\n");
+	put_file("cg/app.slice/app.service/memory.max", "max\n");
+	put_file("cg/app.slice/app.service/memory.current", "7\n");
+	put_file("cg/app.slice/memory.max", "1000\n");
+	put_file("cg/app.slice/memory.current", "900\n");
+	put_file("cg/app.slice/memory.stat", "anon 5\ninactive_file 300\nactive_file 1\n");
+	put_file("cg/app.slice/app.service/pids.max", "20\n");
+	put_file("cg/app.slice/app.service/pids.current", "15\n");
+	put_file("cg/app.slice/pids.max", "max\n");
+	cgroup_find(42, "memory", &g);
+	assert_true(g.v2);
+	assert_int_equal(g.n, 3);
+	cgroup_memory_room(&g, &group, &host);
+	assert_int_equal(group.limit_bytes, 1000);
+	assert_int_equal(group.free_bytes, 400);
+	assert_int_equal(host.limit_bytes, 1000000 * 1024ULL);
+	assert_int_equal(host.free_bytes, 600000 * 1024ULL);
+	cgroup_find(42, "pids", &g);
+	assert_int_equal(cgroup_pids_free(&g), 5);
+}
+
+static void v1_in_a_container(void **state)
+{
+	struct memory_room group, host;
+	struct cgroup g;
+
+	/* the group is mounted at its own folder, as docker does it */
+	put_file("proc/42/cgroup",
+		"9:name=systemd:/x\n4:memory:/docker/abc/inner\n3:cpu,pids:/\n0::/\n");
+	put_file("proc/self/mountinfo",
+		"35 31 0:32 /docker/abc /cg/memory rw shared:1 - cgroup cgroup rw,memory\n"
+		"36 31 0:33 / /cg/pids rw - cgroup cgroup rw,cpu,pids\n");
+	put_file("cg/memory/inner/memory.limit_in_bytes", "9223372036854771712\n");
+	put_file("cg/memory/memory.limit_in_bytes", "2000\n");
+	put_file("cg/memory/memory.usage_in_bytes", "2500\n");
+	put_file("cg/pids/pids.max", "10\n");
+	put_file("cg/pids/pids.current", "12\n");
+	cgroup_find(42, "memory", &g);
+	assert_false(g.v2);
+	assert_int_equal(g.n, 2);
+	cgroup_memory_room(&g, &group, &host);
+	assert_int_equal(group.limit_bytes, 2000);
+	assert_int_equal(group.free_bytes, 0);
+	cgroup_find(42, "pids", &g);
+	assert_int_equal(g.n, 1);
+	assert_int_equal(cgroup_pids_free(&g), 0);
+}
+
+static void nothing_known_limits_nothing(void **state)
+{
+	struct memory_room group, host;
+	struct cgroup g;
+
+	cgroup_find(42, "memory", &g);
+	assert_int_equal(g.n, 0);
+	put_file("proc/42/cgroup", "0::/../../elsewhere\ngarbage\n:\n::\n");
+	put_file("proc/self/mountinfo", "31 23 0:28 / /cg rw - cgroup2 cgroup2 rw\nshort\n - \n");
+	put_file("cg/memory.max", "what\n");
+	cgroup_find(42, "memory", &g);
+	assert_true(g.n <= 1);
+	cgroup_memory_room(&g, &group, &host);
+	assert_int_equal(group.limit_bytes, 0);
+	assert_true(cgroup_pids_free(&g) == UINT64_MAX);
+}
+
+/* ---- units ---- */
+
+#define NODE(addr, flags)                                                                          \
+	{addr, WALK_MAKE(WALK_NODE, flags)}, {0x1000, 3},                                          \
+	{                                                                                          \
+		64, 0                                                                              \
+	}
+
+static void nodes_and_edges(void **state)
+{
+	const struct walk_unit u[] = {
+		NODE(0x10000, WALK_NODE_TRACKED),
+		{0x20000, WALK_MAKE(WALK_EDGE_INDEX, 7)},
+		{0x30000, WALK_MAKE(WALK_EDGE_KEYED, 0x5000) | WALK_UNTRACKED},
+		{0x30000, WALK_MAKE(WALK_EDGE_PLAIN, 0) | WALK_UNTRACKED},
+		NODE(0x20000, WALK_NODE_TRACKED),
+		{0x40000, WALK_MAKE(WALK_EDGE_PLAIN, 0)},
+		{0x20000, WALK_MAKE(WALK_SKIP, 0)},
+		NODE(0x30000, 0),
+		{0x99000, WALK_MAKE(WALK_EDGE_PLAIN, 0)},
+		{0x30000, WALK_MAKE(WALK_AGAIN, 0)},
+		{0x98000, WALK_MAKE(WALK_EDGE_PLAIN, 0)},
+	};
+	struct graph g = {.minor = 11};
+
+	assert_int_equal(graph_take(&g, u, sizeof(u) / sizeof(u[0])), 0);
+	assert_int_equal(g.n_nodes, 3);
+	assert_int_equal(g.n_types, 1);
+	assert_int_equal(g.n_edges, 4);
+	assert_int_equal(g.nodes[0].n_edges, 3);
+	assert_int_equal(g.nodes[0].flags, SNAPSHOT_NODE_TRACKED);
+	assert_int_equal(g.nodes[1].n_edges, 0);
+	assert_int_equal(g.nodes[1].flags, SNAPSHOT_NODE_TRACKED | SNAPSHOT_NODE_SKIPPED);
+	assert_int_equal(g.nodes[2].n_edges, 1);
+	assert_int_equal(g.edges[3].raw.a, 0x98000);
+	assert_int_equal(g.skipped, 1);
+	/* once, though two edges lead there */
+	assert_int_equal(g.n_queue, 1);
+	assert_int_equal(g.queue[0], 0x30000);
+	graph_release(&g);
+}
+
+static void nonsense_is_refused(void **state)
+{
+	const struct walk_unit cut[] = {{0x10000, WALK_MAKE(WALK_NODE, 0)}, {0x1000, 3}};
+	const struct walk_unit orphan[] = {{0x10000, WALK_MAKE(WALK_EDGE_PLAIN, 0)}};
+	const struct walk_unit stray[] = {NODE(0x10000, 0), {0x20000, WALK_MAKE(WALK_SKIP, 0)}};
+	const struct walk_unit unknown[] = {NODE(0x10000, 0), {0x20000, WALK_MAKE(0x7f, 0)}};
+	const struct walk_unit zero[] = {{0, 0}};
+	struct graph g = {.minor = 13};
+
+	assert_int_equal(graph_take(&g, cut, 2), -EPROTO);
+	assert_int_equal(graph_take(&g, orphan, 1), -EPROTO);
+	assert_int_equal(graph_take(&g, stray, 4), -EPROTO);
+	assert_int_equal(graph_take(&g, unknown, 4), -EPROTO);
+	assert_int_equal(graph_take(&g, zero, 1), -EPROTO);
+	graph_release(&g);
+}
+
+static struct snapshot_node refcount_node(int minor, uint64_t raw)
+{
+	const struct walk_unit u[] = {{0x10000, WALK_MAKE(WALK_NODE, 0)}, {0x1000, raw}, {64, 0}};
+	struct graph g = {.minor = minor};
+	struct snapshot_node n;
+
+	assert_int_equal(graph_take(&g, u, 3), 0);
+	n = g.nodes[0];
+	graph_release(&g);
+	return n;
+}
+
+static void refcounts_of_every_version(void **state)
+{
+	assert_int_equal(refcount_node(8, 5).refcount, 5);
+	assert_int_equal(refcount_node(8, 999999999).flags, 0);
+	assert_int_equal(refcount_node(11, 999999998).flags, SNAPSHOT_NODE_IMMORTAL);
+	assert_int_equal(refcount_node(11, 70000).flags, 0);
+	assert_int_equal(refcount_node(12, 0xffffffff).flags, SNAPSHOT_NODE_IMMORTAL);
+	assert_int_equal(refcount_node(13, 7).flags, 0);
+	assert_int_equal(refcount_node(14, 0x00010000c0000000).flags, SNAPSHOT_NODE_IMMORTAL);
+	/* flags stand in the upper half */
+	assert_int_equal(refcount_node(14, 0x0001000000000003).refcount, 3);
+}
+
+/* ---- strings ---- */
+
+static void strings_once_each(void **state)
+{
+	struct strings s = {0};
+	char text[16];
+
+	assert_int_equal(strings_add(&s, "", 0), 0);
+	assert_int_equal(strings_add(&s, "a", 1), 1);
+	assert_int_equal(strings_add(&s, "ab", 2), 2);
+	assert_int_equal(strings_add(&s, "a", 1), 1);
+	for (int i = 0; i < 5000; i++) {
+		int n = snprintf(text, sizeof(text), "n%d", i);
+
+		assert_int_equal(strings_add(&s, text, (size_t)n), 3 + i);
+	}
+	assert_int_equal(strings_add(&s, "n4711", 5), 3 + 4711);
+	assert_int_equal(s.n, 5003);
+	assert_int_equal(s.v[2].length, 2);
+	assert_memory_equal(s.bytes + s.v[2].at, "ab", 2);
+	strings_release(&s);
+}
+
+static void strings_have_an_end(void **state)
+{
+	struct strings s = {0};
+	char *big = malloc(40 << 20);
+
+	assert_non_null(big);
+	memset(big, 'x', 40 << 20);
+	assert_int_equal(strings_add(&s, big, 40 << 20), 1);
+	assert_int_equal(strings_add(&s, big, (40 << 20) - 1), 0);
+	assert_int_equal(strings_add(&s, "small", 5), 2);
+	free(big);
+	strings_release(&s);
+}
+
+/* ---- system calls ---- */
+
+static struct user_regs_struct interrupted(long nr, long result)
+{
+	struct user_regs_struct r = {0};
+
+	r.orig_rax = (unsigned long)nr;
+	r.rax = (unsigned long)result;
+	return r;
+}
+
+static void what_may_be_made_again(void **state)
+{
+	struct user_regs_struct r = interrupted(SYS_epoll_wait, -EINTR);
+
+	assert_true(stop_fix_eintr(&r));
+	assert_int_equal((long)r.rax, -KERNEL_ERESTARTNOHAND);
+	assert_true(stop_in_syscall(&r));
+	/* would close somebody else's descriptor */
+	r = interrupted(SYS_close, -EINTR);
+	assert_false(stop_fix_eintr(&r));
+	/* a result, not an interruption */
+	r = interrupted(SYS_recvfrom, 4);
+	assert_false(stop_fix_eintr(&r));
+	assert_false(stop_in_syscall(&r));
+	/* not in a system call at all: the number there is an old one */
+	r = interrupted(-1, -EINTR);
+	assert_false(stop_fix_eintr(&r));
+	assert_false(stop_in_syscall(&r));
+	/* the kernel starts these again by itself */
+	r = interrupted(SYS_read, -KERNEL_ERESTARTSYS);
+	assert_false(stop_fix_eintr(&r));
+	assert_true(stop_in_syscall(&r));
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test_setup_teardown(two_levels_of_v2, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(v1_in_a_container, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(
+			nothing_known_limits_nothing, make_folder, remove_folder),
+		cmocka_unit_test(nodes_and_edges),
+		cmocka_unit_test(nonsense_is_refused),
+		cmocka_unit_test(refcounts_of_every_version),
+		cmocka_unit_test(strings_once_each),
+		cmocka_unit_test(strings_have_an_end),
+		cmocka_unit_test(what_may_be_made_again),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
