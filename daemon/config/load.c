@@ -22,6 +22,7 @@
 #define DROP_INS_MAX 256
 #define ERRORS_MAX   100   /* told; the rest is counted */
 #define VISITS_MAX   20000 /* nodes looked at in a file: aliases make a small file endless */
+#define DEPTH_MAX    64
 #define PATH_TEXT    128
 #define MSG_MAX      512
 #define COMM_MAX     15 /* TASK_COMM_LEN without its NUL */
@@ -1004,6 +1005,41 @@ static void read_before(struct loader *l, const yaml_parser_t *broken)
 	yaml_parser_delete(&parser);
 }
 
+/*
+ * libyaml takes a time that grows with the square of the depth (yaml_parser_stale_simple_keys()
+ * looks at every open level for every token): 200 kB of '[' are minutes. So the depth is looked at
+ * first, event by event, which stops at the limit.
+ */
+static bool too_deep(struct loader *l)
+{
+	yaml_parser_t parser;
+	bool deep = false, more = true;
+	int depth = 0;
+
+	if (!yaml_parser_initialize(&parser))
+		return false;
+	yaml_parser_set_input_string(
+		&parser, (const unsigned char *)l->source->text, l->source->size);
+	while (more && !deep) {
+		yaml_event_t e;
+
+		if (!yaml_parser_parse(&parser, &e))
+			break; /* the loader will say what is wrong */
+		depth += e.type == YAML_SEQUENCE_START_EVENT || e.type == YAML_MAPPING_START_EVENT;
+		depth -= e.type == YAML_SEQUENCE_END_EVENT || e.type == YAML_MAPPING_END_EVENT;
+		more = e.type != YAML_STREAM_END_EVENT;
+		deep = depth > DEPTH_MAX;
+		if (deep) {
+			struct place p = place_of_mark(l, &e.start_mark);
+
+			error_at(l, &p, "nested too deep, allowed are %d levels", DEPTH_MAX);
+		}
+		yaml_event_delete(&e);
+	}
+	yaml_parser_delete(&parser);
+	return deep;
+}
+
 static int load_source(struct loader *l, const char *path, struct err *err)
 {
 	yaml_document_t document, next;
@@ -1023,6 +1059,8 @@ static int load_source(struct loader *l, const char *path, struct err *err)
 		error_at(l, &p, "this is UTF-16, a configuration is text in UTF-8");
 		return 0;
 	}
+	if (too_deep(l))
+		return 0;
 	if (!yaml_parser_initialize(&parser))
 		return err_set(err, -ENOMEM, "%s: out of memory", path);
 	yaml_parser_set_input_string(&parser, (const unsigned char *)s->text, s->size);
