@@ -50,6 +50,6 @@ int fork_cost_measure(struct fork_cost *ret)
 	if (r < 0)
 		return r;
 	ret->base_ns = base;
-	ret->per_mib_ns = big > base ? (big - base) / SAMPLE_MIB : 0;
+	ret->per_mib_ns = big > base ? COLD * (big - base) / SAMPLE_MIB : 0;
 	return 0;
 }

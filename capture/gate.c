@@ -12,6 +12,7 @@
 #include "daemon/util/units.h"
 
 #define STOP_TIMEOUT_NS ((uint64_t)5 * 1000000)
+#define STOP_THREAD_NS  ((uint64_t)30000)
 #define GATE_LONGEST_NS ((uint64_t)10 * 1000000000)
 /* Offset of `tid` in glibc's struct pthread (nptl/descr.h, x86-64): where an old thread state
  * tells pthread_self() only. What is read there counts only if the thread it names has that very
@@ -224,7 +225,7 @@ static enum verdict try_all(
 	uint64_t self;
 	int r;
 
-	r = stop_all(s, STOP_TIMEOUT_NS);
+	r = stop_all(s, STOP_TIMEOUT_NS + (uint64_t)j->facts.threads * STOP_THREAD_NS);
 	if (s->job_control)
 		r = -EBUSY;
 	if (r < 0) {

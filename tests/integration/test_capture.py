@@ -593,6 +593,101 @@ say(got[0])
         self.assertGreater(sent[0], 50)
 
 
+class Namespaces(Case):
+    def test_another_pid_namespace(self):
+        """In a container threads and children have other numbers than here."""
+        code = ("import os, threading, time\nprint(os.getpid(), flush=True)\n"
+                "def spin():\n    while True: sum(range(1000))\n"
+                "threading.Thread(target=spin, daemon=True).start()\ntime.sleep(600)\n")
+        for version, python in interpreters().items():
+            if version != "system" and not version.startswith(("3.8", "3.13")):
+                continue
+            with self.subTest(version):
+                outer = subprocess.Popen(["unshare", "--pid", "--fork", "--kill-child",
+                                          "--mount-proc", python, "-c", code],
+                                         stdout=subprocess.PIPE, text=True)
+                try:
+                    self.assertEqual(outer.stdout.readline(), "1\n")
+                    pid = children(outer.pid)[0]
+                    for _ in range(3):
+                        self.snapshot(pid)
+                        self.assertEqual(children(pid), [])
+                finally:
+                    outer.kill()
+                    outer.wait()
+                    outer.stdout.close()
+
+
+class Memory(Case):
+    LIMIT = 150 << 20
+
+    def group(self):
+        """A control group of its own, v1 or v2; its folder and the file with its limit."""
+        for top, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                          ("/sys/fs/cgroup", "memory.max")):
+            path = os.path.join(top, f"pyleak-test-{os.getpid()}")
+            if not os.path.exists(os.path.join(top, "cgroup.procs")):
+                continue
+            try:
+                os.mkdir(path)
+            except OSError:
+                continue
+            if os.path.exists(os.path.join(path, name)):
+                self.addCleanup(self.remove, path)
+                with open(os.path.join(path, name), "w") as f:
+                    f.write(str(self.LIMIT))
+                return path
+            os.rmdir(path)
+        self.skipTest("cannot run here: no memory control group can be made")
+
+    def remove(self, path):
+        end = time.monotonic() + 10
+        while True:
+            try:
+                return os.rmdir(path)
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+
+    def test_no_oom_kill(self):
+        """A target that writes to all its memory while it is captured, near its limit: the capture
+        is given up, or refused, and the OOM killer stays out of it."""
+        path = self.group()
+        code = """
+class N:
+    def __init__(self, i): self.i = [i]
+big = [N(i) for i in range(400000)]
+say(1)
+n = 0
+while True:
+    for x in big: x.i.append(1); x.i.pop()
+    n += 1
+"""
+
+        def enter():
+            with open(os.path.join(path, "cgroup.procs"), "w") as f:
+                f.write(str(os.getpid()))
+
+        target = Target(self, code, preexec_fn=enter)
+        target.hear()
+        codes = []
+        for headroom in (0.9, 0.15, 0.05):
+            result = lib.capture(target.pid, headroom=headroom)
+            codes.append(result.code)
+            self.assertIn(result.code, (lib.DONE, lib.REFUSED), result.text)
+            self.assertIsNone(target.process.poll())
+            self.assertEqual(children(target.pid), [])
+        self.assertEqual(codes[0], lib.REFUSED)
+        for name in ("memory.oom_control", "memory.events"):
+            try:
+                with open(os.path.join(path, name)) as f:
+                    self.assertIn("oom_kill 0\n", f.read())
+            except FileNotFoundError:
+                pass
+        target.end()
+
+
 class Strangers(Case):
     def test_waitpid_sees_only_its_own(self):
         """An arbiter that reaps workers with waitpid(-1) must not meet our copy."""
