@@ -244,7 +244,7 @@ struct walk_offsets {
 };
 
 /* Walker's own notes; the helper only provides zeroed room for them. */
-#define WALK_MAX_SLOTS   40
+#define WALK_MAX_SLOTS   64
 #define WALK_TYPE_CACHE  1024 /* power of two */
 #define WALK_MAX_PENDING 128
 
