@@ -977,23 +977,20 @@ static void read_document(struct loader *l)
 	}
 }
 
-/* A syntax error ends the document, but the mistakes in the lines before it are told too, if those
- * lines alone are YAML. */
-static void read_before(struct loader *l, const yaml_parser_t *broken)
+/* Reads the lines before this one. False if they alone are not YAML. */
+static bool read_lines_before(struct loader *l, size_t line)
 {
-	size_t line = broken->context ? MIN(broken->context_mark.line, broken->problem_mark.line)
-				      : broken->problem_mark.line;
 	struct place p = {.source = l->source, .line = line};
 	yaml_document_t document;
 	yaml_parser_t parser;
+	bool good;
 
-	if (broken->error == YAML_READER_ERROR)
-		p.line = source_place(l->source, broken->problem_offset).line;
-	if (broken->error == YAML_MEMORY_ERROR || !yaml_parser_initialize(&parser))
-		return;
+	if (!yaml_parser_initialize(&parser))
+		return false;
 	yaml_parser_set_input_string(
 		&parser, (const unsigned char *)l->source->text, source_offset(&p));
-	if (yaml_parser_load(&parser, &document)) {
+	good = yaml_parser_load(&parser, &document);
+	if (good) {
 		l->partial = true;
 		l->document = &document;
 		read_document(l);
@@ -1003,6 +1000,21 @@ static void read_before(struct loader *l, const yaml_parser_t *broken)
 		yaml_document_delete(&document);
 	}
 	yaml_parser_delete(&parser);
+	return good;
+}
+
+/* A syntax error ends the document, but the mistakes in the lines before it are told too: those
+ * before the error, or before that which it ended (a list in brackets, say). */
+static void read_before(struct loader *l, const yaml_parser_t *broken)
+{
+	size_t line = broken->problem_mark.line;
+
+	if (broken->error == YAML_MEMORY_ERROR)
+		return;
+	if (broken->error == YAML_READER_ERROR)
+		line = source_place(l->source, broken->problem_offset).line;
+	if (!read_lines_before(l, line) && broken->context && broken->context_mark.line < line)
+		read_lines_before(l, broken->context_mark.line);
 }
 
 /*
