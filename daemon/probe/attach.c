@@ -5,14 +5,13 @@
 #include "daemon/probe/probe_private.h"
 #include "daemon/python/mem.h"
 
-static int attach_kind(struct probe_target *t, enum plan_kind kind, struct bpf_program *prog,
-	struct bpf_link **ret, struct err *err)
+static int attach_kind(
+	struct probe_target *t, enum plan_kind kind, struct bpf_program *prog, struct err *err)
 {
 	unsigned long offsets[PLAN_SITES_MAX];
 	__u64 cookies[PLAN_SITES_MAX];
-	LIBBPF_OPTS(bpf_uprobe_multi_opts, o, .offsets = offsets, .cookies = cookies);
-	struct bpf_link *link;
 	char path[64];
+	size_t n = 0;
 	int r;
 
 	for (size_t i = 0; i < t->plan.n; i++) {
@@ -20,21 +19,18 @@ static int attach_kind(struct probe_target *t, enum plan_kind kind, struct bpf_p
 
 		if (s->kind != kind)
 			continue;
-		offsets[o.cnt] = s->offset;
-		cookies[o.cnt++] = PYLEAK_COOKIE(t->slot, s->place.reg, s->place.stepped);
+		offsets[n] = s->offset;
+		cookies[n++] = PYLEAK_COOKIE(t->slot, s->place.reg, s->place.stepped);
 	}
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", t->py->fd);
-	link = bpf_program__attach_uprobe_multi(prog, t->py->id.pid, path, NULL, &o);
-	if (link) {
-		*ret = link;
+	r = links_attach(t->probe, prog, t->py->id.pid, path, offsets, cookies, n, &t->links);
+	if (!r)
 		return 0;
-	}
-	r = -errno;
 	if (r == -EPERM || r == -EACCES)
-		return probe_refused(err, "attaching probes");
+		return probe_refused(t->probe, err, "attaching probes");
 	if (r == -ESRCH)
 		return err_set(err, r, "pid %d has exited", t->py->id.pid);
-	return err_set(err, r, "attaching %zu probes to %s of pid %d: %s", o.cnt, t->py->path,
+	return err_set(err, r, "attaching %zu probes to %s of pid %d: %s", n, t->py->path,
 		t->py->id.pid, strerror(-r));
 }
 
@@ -125,9 +121,11 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 			s->head[i] = t->rings.head[3 - i];
 		s->collecting = t->rings.collecting;
 	}
-	r = attach_kind(t, PLAN_DEATH, p->bpf->progs.on_death, &t->deaths, err);
+	r = attach_kind(t, PLAN_DEATH, p->bpf->progs.on_death, err);
 	if (!r)
-		r = attach_kind(t, PLAN_BIRTH, p->bpf->progs.on_birth, &t->births, err);
+		r = attach_kind(t, PLAN_BIRTH, p->bpf->progs.on_birth, err);
+	if (!r && children_identify(t))
+		r = err_set(err, -ESRCH, "pid %d has exited", py->id.pid);
 	/* The pid may have become somebody else's between python_open() and now. */
 	if (!r && !proc_id_alive(&py->id))
 		r = err_set(err, -ESRCH, "pid %d has exited", py->id.pid);
@@ -138,8 +136,7 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 	*ret = t;
 	return 0;
 fail:
-	bpf_link__destroy(t->births);
-	bpf_link__destroy(t->deaths);
+	links_release(&t->links);
 	slot_clear(p, slot);
 	target_release(t);
 	return r;
@@ -153,13 +150,26 @@ void probe_target_free(struct probe_target *t)
 		return;
 	p = t->probe;
 	slot_disable(p, t->slot);
-	bpf_link__destroy(t->births);
-	bpf_link__destroy(t->deaths);
+	links_release(&t->links);
 	p->targets[t->slot] = NULL;
 	/* What is still in the ring buffer must not go to the next owner of the slot. */
 	ring_buffer__consume(p->ring);
 	slot_clear(p, t->slot);
 	target_release(t);
+}
+
+void probe_detach_all(struct probe *p)
+{
+	struct links all = {0};
+
+	for (unsigned i = 0; i < p->max_targets; i++) {
+		if (!p->targets[i])
+			continue;
+		slot_disable(p, i);
+		if (links_move(&all, &p->targets[i]->links))
+			links_release(&p->targets[i]->links);
+	}
+	links_release(&all);
 }
 
 char *probe_target_describe(const struct probe_target *t, char *buf, size_t n)

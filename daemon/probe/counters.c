@@ -137,12 +137,15 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 	t->gone.n = 0;
 	if (ret_totals) {
 		stepped = __atomic_load_n(&s->hits_stepped, __ATOMIC_RELAXED);
+		*ret_totals = (struct probe_totals){.children = t->children};
 		ret_totals->hits = slot_hits(t->probe, t->slot);
 		ret_totals->dropped = __atomic_load_n(&s->dropped, __ATOMIC_RELAXED) +
 				      __atomic_load_n(&s->lost, __ATOMIC_RELAXED) + t->gone.dropped;
 		ret_totals->run_ns = (ret_totals->hits > stepped ? ret_totals->hits - stepped : 0) *
 					     t->probe->cost_ns +
-				     stepped * t->probe->cost_stepped_ns;
+				     stepped * t->probe->cost_stepped_ns + t->sweep_ns;
+		if (t->children)
+			ret_totals->children_delay_ns = t->probe->children.delay_ns;
 	}
 	*ret = TAKE_PTR(out);
 	*ret_n = n_out;

@@ -41,7 +41,7 @@ static int libbpf_print(enum libbpf_print_level level, const char *fmt, va_list 
 }
 
 /* Why BPF was refused: by name the capability that is missing, if one is. */
-int probe_refused(struct err *err, const char *what)
+int probe_refused(const struct probe *p, struct err *err, const char *what)
 {
 	struct __user_cap_header_struct h = {.version = _LINUX_CAPABILITY_VERSION_3};
 	struct __user_cap_data_struct d[2] = {0};
@@ -52,6 +52,12 @@ int probe_refused(struct err *err, const char *what)
 	bpf = d[1].effective & 1u << (CAP_BPF - 32);
 	perfmon = d[1].effective & 1u << (CAP_PERFMON - 32);
 	admin = d[0].effective & 1u << CAP_SYS_ADMIN;
+	/* Since 6.16 and backports: CVE-2025-38466, a perf uprobe can break any program. */
+	if (p->perf && !admin)
+		return err_set(err, -EPERM,
+			"%s: not permitted, CAP_SYS_ADMIN missing, which perf uprobes need where "
+			"the kernel has no uprobe_multi links; run as root or grant it",
+			what);
 	if (!admin && (!bpf || !perfmon))
 		return err_set(err, -EPERM,
 			"%s: not permitted, %s%s%s missing; run as root or grant %s", what,
@@ -142,7 +148,7 @@ uint64_t slot_hits(const struct probe *p, uint32_t slot)
 /*
  * Attaches to functions of our own: the behaviour test for uprobe_multi links and for the filter
  * by process (kernels 6.6 to 6.9 without a later fix let only the thread through whose id was
- * given), and the cost of a hit on this host.
+ * given), and the cost of a hit on this host. -EOPNOTSUPP: not in this way.
  */
 static int calibrate(struct probe *p, struct err *err)
 {
@@ -151,9 +157,8 @@ static int calibrate(struct probe *p, struct err *err)
 	unsigned long offsets[2];
 	__u64 cookies[2] = {
 		PYLEAK_COOKIE(slot, PYLEAK_RDI, false), PYLEAK_COOKIE(slot, PYLEAK_RDI, true)};
-	LIBBPF_OPTS(bpf_uprobe_multi_opts, o, .offsets = offsets, .cookies = cookies, .cnt = 2);
 	_cleanup_close_ int counts = -1;
-	struct bpf_link *link = NULL;
+	struct links links = {0};
 	uint64_t before;
 	int r;
 
@@ -167,23 +172,20 @@ static int calibrate(struct probe *p, struct err *err)
 			proc_root(), getpid(), strerror(-r));
 	counts = slot_counts(p, slot, 16);
 	if (counts < 0) {
-		r = counts;
+		r = err_set(err, counts, "no map for counters: %s", strerror(-counts));
 		goto out;
 	}
-	link = bpf_program__attach_uprobe_multi(
-		p->bpf->progs.on_birth, getpid(), "/proc/self/exe", NULL, &o);
-	if (!link) {
-		r = -errno;
-		if (r == -EPERM || r == -EACCES)
-			r = probe_refused(err, "attaching a uprobe_multi link");
-		else if (r == -EINVAL || r == -EOPNOTSUPP || r == -ENOSYS)
-			r = err_set(err, -EOPNOTSUPP,
-				"this kernel has no uprobe_multi links: Linux 6.6 or newer with "
-				"CONFIG_UPROBES, CONFIG_BPF_SYSCALL and CONFIG_BPF_EVENTS is "
-				"needed");
-		else
-			err_set(err, r, "attaching a uprobe_multi link to pyleakd itself: %s",
-				strerror(-r));
+	r = links_attach(
+		p, p->bpf->progs.on_birth, getpid(), "/proc/self/exe", offsets, cookies, 2, &links);
+	if (r == -EPERM || r == -EACCES) {
+		r = probe_refused(p, err, "attaching probes");
+		goto out;
+	}
+	if (r) {
+		r = err_set(err,
+			r == -EINVAL || r == -ENOSYS || (p->perf && r == -ENOENT) ? -EOPNOTSUPP : r,
+			"attaching %s to pyleakd itself: %s",
+			p->perf ? "perf uprobes" : "a uprobe_multi link", strerror(-r));
 		goto out;
 	}
 	slot_enable(p, slot, tgid);
@@ -195,9 +197,9 @@ static int calibrate(struct probe *p, struct err *err)
 	}
 	if (slot_hits(p, slot) == before) {
 		r = err_set(err, -EOPNOTSUPP,
-			"this kernel filters uprobe_multi links by thread, which loses the other "
-			"threads "
-			"of a target: fixed in Linux 6.10 and its stable series 6.6 and 6.9");
+			"%s of this kernel are blind to all threads but one (uprobe_multi links "
+			"before Linux 6.10 and its stable series 6.6 and 6.9)",
+			p->perf ? "perf uprobes" : "uprobe_multi links");
 		goto out;
 	}
 	p->cost_ns = calibrate_time(CALIBRATE_PUSH, 200, (uintptr_t)fake_type);
@@ -205,17 +207,86 @@ static int calibrate(struct probe *p, struct err *err)
 	r = 0;
 out:
 	slot_disable(p, slot);
-	bpf_link__destroy(link);
+	links_release(&links);
 	slot_clear(p, slot);
 	return r;
 }
 
 static int on_event(void *userdata, void *data, size_t n);
 
+/* Loads programs and maps for p->perf or for uprobe_multi, and tries them out. */
+static int bring_up(struct probe *p, struct err *err)
+{
+	long page = sysconf(_SC_PAGESIZE);
+	struct bpf_program *prog;
+	int r;
+
+	libbpf_last[0] = '\0';
+	p->bpf = pyleak_bpf__open();
+	if (!p->bpf)
+		return err_set(err, -errno, "opening the built-in BPF object: %s", strerror(errno));
+	/* The same programs serve both ways; the kernel wants to know which when it loads them. */
+	if (p->perf)
+		bpf_object__for_each_program(prog, p->bpf->obj)
+			bpf_program__set_expected_attach_type(prog, 0);
+	bpf_map__set_max_entries(p->bpf->maps.targets, p->max_targets + 1);
+	bpf_map__set_max_entries(p->bpf->maps.counts_of, p->max_targets + 1);
+	r = pyleak_bpf__load(p->bpf);
+	if (r == -EPERM || r == -EACCES)
+		return probe_refused(p, err, "loading BPF programs");
+	if (r == -ENOSYS)
+		return err_set(err, -ENOSYS, "this kernel was built without CONFIG_BPF_SYSCALL");
+	if (r)
+		return err_set(err, r == -EINVAL ? -EOPNOTSUPP : r,
+			"loading BPF programs: %s (%s); LIBBPF_DEBUG=1 shows what the kernel says",
+			strerror(-r), libbpf_last);
+
+	p->shared_bytes = (p->max_targets + 1) * sizeof(struct pyleak_target);
+	p->shared_bytes = (p->shared_bytes + (size_t)page - 1) / (size_t)page * (size_t)page;
+	p->shared = mmap(NULL, p->shared_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
+		bpf_map__fd(p->bpf->maps.targets), 0);
+	if (p->shared == MAP_FAILED) {
+		p->shared = NULL;
+		return err_set(err, -errno, "mapping the table of targets: %s", strerror(errno));
+	}
+	return calibrate(p, err);
+}
+
+static void take_down(struct probe *p)
+{
+	if (p->shared)
+		munmap(p->shared, p->shared_bytes);
+	p->shared = NULL;
+	pyleak_bpf__destroy(p->bpf);
+	p->bpf = NULL;
+}
+
+static int bring_up_somehow(struct probe *p, bool perf, struct err *err)
+{
+	struct err why = {""};
+	int r;
+
+	if (!perf) {
+		r = bring_up(p, err);
+		if (r != -EOPNOTSUPP)
+			return r == -ENOSYS ? -EOPNOTSUPP : r;
+		why = *err;
+		take_down(p);
+	}
+	p->perf = true;
+	r = bring_up(p, err);
+	if (r && why.msg[0])
+		err_prefix(err, r,
+			"%s, so perf uprobes were tried (Linux 6.6 or newer with CONFIG_UPROBES "
+			"and CONFIG_BPF_EVENTS is best)",
+			why.msg);
+	return r == -ENOSYS ? -EOPNOTSUPP : r;
+}
+
 int probe_open(const struct probe_options *o, struct probe **ret, struct err *err)
 {
+	const char *force = getenv("PYLEAK_FORCE_PERF");
 	_cleanup_(probe_freep) struct probe *p = calloc(1, sizeof(*p));
-	long page = sysconf(_SC_PAGESIZE);
 	int r;
 
 	if (!p)
@@ -230,31 +301,9 @@ int probe_open(const struct probe_options *o, struct probe **ret, struct err *er
 		return err_set(err, -ENOMEM, "out of memory");
 
 	libbpf_set_print(libbpf_print);
-	libbpf_last[0] = '\0';
-	p->bpf = pyleak_bpf__open();
-	if (!p->bpf)
-		return err_set(err, -errno, "opening the built-in BPF object: %s", strerror(errno));
-	bpf_map__set_max_entries(p->bpf->maps.targets, p->max_targets + 1);
-	bpf_map__set_max_entries(p->bpf->maps.counts_of, p->max_targets + 1);
-	r = pyleak_bpf__load(p->bpf);
-	if (r == -EPERM || r == -EACCES)
-		return probe_refused(err, "loading BPF programs");
-	if (r == -ENOSYS)
-		return err_set(
-			err, -EOPNOTSUPP, "this kernel was built without CONFIG_BPF_SYSCALL");
+	r = bring_up_somehow(p, (o && o->perf) || (force && !strcmp(force, "1")), err);
 	if (r)
-		return err_set(err, r == -EINVAL ? -EOPNOTSUPP : r,
-			"loading BPF programs: %s (%s); LIBBPF_DEBUG=1 shows what the kernel says",
-			strerror(-r), libbpf_last);
-
-	p->shared_bytes = (p->max_targets + 1) * sizeof(struct pyleak_target);
-	p->shared_bytes = (p->shared_bytes + (size_t)page - 1) / (size_t)page * (size_t)page;
-	p->shared = mmap(NULL, p->shared_bytes, PROT_READ | PROT_WRITE, MAP_SHARED,
-		bpf_map__fd(p->bpf->maps.targets), 0);
-	if (p->shared == MAP_FAILED) {
-		p->shared = NULL;
-		return err_set(err, -errno, "mapping the table of targets: %s", strerror(errno));
-	}
+		return r;
 	p->ring = ring_buffer__new(bpf_map__fd(p->bpf->maps.events), on_event, p, NULL);
 	if (!p->ring)
 		return err_set(err, -errno, "mapping the ring buffer: %s", strerror(errno));
@@ -266,10 +315,6 @@ int probe_open(const struct probe_options *o, struct probe **ret, struct err *er
 		epoll_ctl(p->epoll, EPOLL_CTL_ADD, ring_buffer__epoll_fd(p->ring),
 			&(struct epoll_event){.events = EPOLLIN}) < 0)
 		return err_set(err, -errno, "cannot wait for events: %s", strerror(errno));
-
-	r = calibrate(p, err);
-	if (r)
-		return r;
 	*ret = TAKE_PTR(p);
 	return 0;
 }
@@ -278,21 +323,27 @@ void probe_free(struct probe *p)
 {
 	if (!p)
 		return;
+	if (p->shared)
+		probe_detach_all(p);
 	for (unsigned i = 0; p->targets && i < p->max_targets; i++)
 		probe_target_free(p->targets[i]);
 	free(p->targets);
 	ring_buffer__free(p->ring);
 	closep(&p->epoll);
 	closep(&p->wake);
-	if (p->shared)
-		munmap(p->shared, p->shared_bytes);
-	pyleak_bpf__destroy(p->bpf);
+	children_release(&p->children);
+	take_down(p);
 	free(p);
 }
 
 void probe_freep(struct probe **p)
 {
 	probe_free(*p);
+}
+
+const char *probe_way(const struct probe *p)
+{
+	return p->perf ? "perf" : "uprobe_multi";
 }
 
 uint64_t probe_cost_ns(const struct probe *p, bool stepped)

@@ -24,6 +24,8 @@ struct probe_options {
 	unsigned max_targets; /* slots; default 64 when 0, at most PYLEAK_MAX_TARGETS */
 	unsigned max_types;   /* counters a target; default 16384 when 0, at most PYLEAK_MAX_TYPES.
 			       * Memory is taken as types turn up: some 130 bytes each. */
+	bool perf; /* perf uprobes even where there are uprobe_multi links; so does PYLEAK_FORCE_PERF=1
+		    * in the environment, for tests */
 };
 
 /* Loads the BPF object. -EPERM: which capability is missing; -EOPNOTSUPP: which kernel feature,
@@ -40,6 +42,28 @@ int probe_dispatch(struct probe *p);
 /* What a hit costs the target on this host, measured at probe_open(): on an instruction that the
  * kernel emulates, or on one that it single-steps. */
 uint64_t probe_cost_ns(const struct probe *p, bool stepped);
+
+/* How probes are attached: "uprobe_multi", or "perf" on kernels where such links are missing or
+ * filter by thread. */
+const char *probe_way(const struct probe *p);
+
+/* Lets go of all targets at once, which takes no longer than one of them would alone. They can
+ * still be read; probe_target_free() stays to be called. */
+void probe_detach_all(struct probe *p);
+
+/* ---- forked children ---- */
+
+#define PROBE_CHILDREN_MS 400
+
+/*
+ * A child that a target forks inherits its breakpoints and would trap on them for ever, though its
+ * hits are not counted. Call this every PROBE_CHILDREN_MS: it looks at new processes (one small
+ * read where nobody has forked) and takes the breakpoints out of those that should not have any.
+ * Nothing is lost or counted twice meanwhile. Children are cleaned within a second; where targets
+ * fork so often that this would take more than a quarter of the daemon's time, later: see
+ * probe_totals. An error is worth a line in the log, once.
+ */
+int probe_clean_children(struct probe *p);
 
 /* ---- census ---- */
 
@@ -107,7 +131,10 @@ struct probe_totals {
 	uint64_t hits;    /* probe hits of this target */
 	uint64_t dropped; /* events not counted because a table was full: data is lossy */
 	uint64_t
-		run_ns; /* time spent in our programs for this target, estimate: hits x cost a hit */
+		run_ns; /* time spent in our programs for this target, estimate: hits x cost a hit,
+			 * and for cleaning its children */
+	uint64_t children; /* processes that inherited its breakpoints and were freed of them */
+	uint64_t children_delay_ns; /* how late they are freed now, see probe_clean_children() */
 };
 
 /* All types of the target with their counters now; *ret is malloc'ed. Only types that the collector

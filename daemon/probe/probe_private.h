@@ -3,7 +3,9 @@
  * What the files of this folder share; nobody else includes it.
  *
  *   probe.c     the BPF object, the slots of its targets, events
- *   attach.c    from a plan to links
+ *   attach.c    from a plan to a target
+ *   links.c     uprobe_multi links, or perf uprobes where there are none
+ *   children.c  breakpoints that forked children inherited
  *   counters.c  reading a target's counters, classes that have died
  *   census.c    arming a census and collecting its result
  */
@@ -27,6 +29,16 @@ struct gone_list {
 	uint64_t dropped;
 };
 
+struct links {
+	struct bpf_link **v;
+	size_t n;
+};
+
+struct file_id {
+	dev_t dev;
+	ino_t ino;
+};
+
 struct probe_target {
 	struct probe *probe;
 	const struct python *py;
@@ -36,7 +48,11 @@ struct probe_target {
 	bool has_rings; /* and they are all there is to walk */
 	uint32_t slot;
 	int counts; /* map: type -> struct pyleak_count */
-	struct bpf_link *births, *deaths;
+	struct links links;
+
+	struct file_id program, file; /* what the process executes; what holds CPython */
+	bool inherited;               /* some child has its breakpoints */
+	uint64_t children, sweeps, sweep_ns;
 
 	struct gone_list gone; /* not yet reported by probe_target_read() */
 
@@ -47,8 +63,19 @@ struct probe_target {
 	struct census_type *result_types;
 };
 
+/* See children.c. */
+struct children {
+	pid_t *known; /* processes that were looked at, sorted */
+	size_t n;
+	unsigned long last_pid;
+	bool again; /* one of them has to be looked at once more */
+	uint64_t not_before_ns, delay_ns;
+};
+
 struct probe {
 	struct pyleak_bpf *bpf;
+	bool perf; /* one perf uprobe a site instead of uprobe_multi links */
+	struct children children;
 	struct ring_buffer *ring;
 	int epoll, wake;
 	unsigned max_targets, max_types;
@@ -61,7 +88,7 @@ struct probe {
 /* ---- probe.c ---- */
 
 /* Why BPF was refused: names the capability that is missing, if one is. Returns -EPERM. */
-int probe_refused(struct err *err, const char *what);
+int probe_refused(const struct probe *p, struct err *err, const char *what);
 
 /* The slot's hash, made and hung into the outer map: a descriptor of the caller's. */
 int slot_counts(struct probe *p, uint32_t slot, unsigned types);
@@ -76,6 +103,21 @@ uint64_t slot_hits(const struct probe *p, uint32_t slot);
 
 /* Takes in all events; answered censuses become results. */
 int probe_drain(struct probe *p);
+
+/* ---- links.c ---- */
+
+/* Puts a program on n places of the file at path, in process pid, and adds the links. */
+int links_attach(struct probe *p, struct bpf_program *prog, pid_t pid, const char *path,
+	const unsigned long *offsets, const __u64 *cookies, size_t n, struct links *l);
+/* Detaches all of them, as fast as if there were only one. */
+void links_release(struct links *l);
+int links_move(struct links *to, struct links *from);
+
+/* ---- children.c ---- */
+
+/* Notes by what its children are recognised. */
+int children_identify(struct probe_target *t);
+void children_release(struct children *c);
 
 /* ---- counters.c ---- */
 

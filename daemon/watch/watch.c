@@ -48,7 +48,8 @@ struct watch {
 	struct note *notes;
 	size_t n_notes;
 	struct trigger_engine *triggers;
-	sd_event_source *scan, *probe_source;
+	sd_event_source *scan, *probe_source, *children;
+	bool children_logged;
 	bool pids_given;
 	bool full_logged;
 };
@@ -499,6 +500,23 @@ static int on_probe(sd_event_source *s, int fd, uint32_t revents, void *userdata
 	return 0;
 }
 
+static int on_children(sd_event_source *src, uint64_t usec, void *userdata)
+{
+	struct watch *w = userdata;
+	int r = w->n_targets ? probe_clean_children(w->o.probe) : 0;
+
+	if (r && !w->children_logged) {
+		log_warning("breakpoints cannot be taken out of forked children, which will run "
+			    "slower: "
+			    "%s",
+			strerror(-r));
+		w->children_logged = true;
+	}
+	sd_event_source_set_time_relative(src, PROBE_CHILDREN_MS * 1000ULL);
+	sd_event_source_set_enabled(src, SD_EVENT_ONESHOT);
+	return 0;
+}
+
 static void configure_dumps(struct watch *w)
 {
 	const struct config *c = w->o.config;
@@ -555,6 +573,9 @@ int watch_new(const struct watch_options *o, struct watch **ret, struct err *err
 	if (r >= 0)
 		r = sd_event_add_time_relative(
 			o->event, &w->scan, CLOCK_MONOTONIC, 0, 100000, on_scan, w);
+	if (r >= 0)
+		r = sd_event_add_time_relative(
+			o->event, &w->children, CLOCK_MONOTONIC, 0, 50000, on_children, w);
 	if (r >= 0 && !o->use_rules)
 		r = sd_event_source_set_enabled(w->scan, SD_EVENT_OFF);
 	if (r < 0) {
@@ -577,7 +598,9 @@ void watch_free(struct watch *w)
 {
 	if (!w)
 		return;
+	probe_detach_all(w->o.probe); /* all at once is faster than one after the other */
 	sd_event_source_disable_unref(w->scan);
+	sd_event_source_disable_unref(w->children);
 	sd_event_source_disable_unref(w->probe_source);
 	for (size_t i = 0; i < w->n_targets; i++)
 		target_free(w->targets[i]);

@@ -1,0 +1,110 @@
+/* SPDX-License-Identifier: MIT */
+#include <bpf/libbpf.h>
+#include <pthread.h>
+#include <string.h>
+
+#include "daemon/probe/probe_private.h"
+
+#define CLOSERS_MAX   128
+#define CLOSERS_STACK (128 * 1024)
+
+static int links_add(struct links *l, struct bpf_link *link)
+{
+	struct bpf_link **bigger = reallocarray(l->v, l->n + 1, sizeof(*bigger));
+
+	if (!bigger)
+		return -ENOMEM;
+	l->v = bigger;
+	l->v[l->n++] = link;
+	return 0;
+}
+
+/* Attaches one, and keeps it. */
+static int links_take(struct links *l, struct bpf_link *link)
+{
+	int r = link ? links_add(l, link) : -errno;
+
+	if (r)
+		bpf_link__destroy(link);
+	return r;
+}
+
+int links_attach(struct probe *p, struct bpf_program *prog, pid_t pid, const char *path,
+	const unsigned long *offsets, const __u64 *cookies, size_t n, struct links *l)
+{
+	LIBBPF_OPTS(bpf_uprobe_multi_opts, multi, .offsets = offsets, .cookies = cookies, .cnt = n);
+	LIBBPF_OPTS(bpf_uprobe_opts, single, .attach_mode = PROBE_ATTACH_MODE_LINK);
+	int r = 0;
+
+	if (!n)
+		return 0;
+	if (!p->perf)
+		return links_take(
+			l, bpf_program__attach_uprobe_multi(prog, pid, path, NULL, &multi));
+	for (size_t i = 0; i < n && !r; i++) {
+		single.bpf_cookie = cookies[i];
+		r = links_take(
+			l, bpf_program__attach_uprobe_opts(prog, pid, path, offsets[i], &single));
+	}
+	return r;
+}
+
+/* ---- detaching ---- */
+
+struct closing {
+	struct bpf_link **v;
+	size_t n, next;
+};
+
+static void *close_some(void *userdata)
+{
+	struct closing *c = userdata;
+	size_t i;
+
+	while ((i = __atomic_fetch_add(&c->next, 1, __ATOMIC_RELAXED)) < c->n)
+		bpf_link__destroy(c->v[i]);
+	return NULL;
+}
+
+void links_release(struct links *l)
+{
+	struct closing c = {.v = l->v, .n = l->n};
+	pthread_t threads[CLOSERS_MAX];
+	pthread_attr_t attr;
+	size_t n = 0;
+
+	/*
+	 * With threads, because to close a link is to wait for the kernel (a grace period of some
+	 * 20 to 40 ms, kernel/events/uprobes.c uprobe_unregister_sync()), and those who wait at the
+	 * same time wait for the same one.
+	 */
+	if (l->n > 1 && pthread_attr_init(&attr) == 0) {
+		pthread_attr_setstacksize(&attr, CLOSERS_STACK);
+		while (n < CLOSERS_MAX && n + 1 < l->n &&
+			pthread_create(&threads[n], &attr, close_some, &c) == 0)
+			n++;
+		pthread_attr_destroy(&attr);
+	}
+	close_some(&c);
+	while (n)
+		pthread_join(threads[--n], NULL);
+	free(l->v);
+	*l = (struct links){0};
+}
+
+int links_move(struct links *to, struct links *from)
+{
+	struct bpf_link **bigger;
+
+	if (!from->n)
+		return 0;
+	bigger = reallocarray(to->v, to->n + from->n, sizeof(*bigger));
+	if (!bigger)
+		return -ENOMEM;
+	memcpy(bigger + to->n, from->v, from->n * sizeof(*bigger));
+	to->v = bigger;
+	to->n += from->n;
+	free(from->v);
+	*from = (struct links){0};
+	return 0;
+}
