@@ -51,7 +51,7 @@ struct trigger_engine {
 	size_t n_processes;
 	struct key *keys; /* sorted */
 	size_t n_keys;
-	int64_t pruned_ms;
+	int64_t pruned_ms, last_ms;
 	uint64_t suppressed;
 };
 
@@ -357,6 +357,16 @@ static void prune(struct trigger_engine *e, int64_t now)
 	e->n_keys = out;
 }
 
+/* The clock went back: a firing in its future would hold back until then, a year if need be. */
+static void clamp_future(struct trigger_engine *e, int64_t now)
+{
+	if (now < e->last_ms)
+		for (size_t i = 0; i < e->n_keys; i++)
+			for (size_t n = 0; n < e->keys[i].n; n++)
+				e->keys[i].at_ms[n] = MIN(e->keys[i].at_ms[n], now);
+	e->last_ms = now;
+}
+
 /* Do cooldown and quota of the key let it fire? */
 static bool may_fire(struct trigger_engine *e, const struct config_trigger *r, const char *service,
 	const char *type, int64_t now)
@@ -370,7 +380,6 @@ static bool may_fire(struct trigger_engine *e, const struct config_trigger *r, c
 		return true;
 	k = &e->keys[i];
 	for (size_t n = 0; n < k->n; n++) {
-		k->at_ms[n] = MIN(k->at_ms[n], now); /* the clock went back */
 		today += now - k->at_ms[n] < DAY_MS;
 	}
 	return (!k->n || now - k->at_ms[k->n - 1] >= cooldown_ms(r)) && today < r->per_day;
@@ -388,6 +397,7 @@ int trigger_engine_import(struct trigger_engine *e, const struct trigger_record 
 	snprintf(service, sizeof(service), "%.*s", (int)sizeof(service) - 1, r->service);
 	snprintf(trigger, sizeof(trigger), "%.*s", (int)sizeof(trigger) - 1, r->trigger);
 	snprintf(type, sizeof(type), "%.*s", (int)sizeof(type) - 1, r->type);
+	e->last_ms = TIME_MAX_MS; /* the next observation looks at it */
 	return key_add(e, service, trigger, type, clamp_time(r->at_ms));
 }
 
@@ -573,6 +583,7 @@ int trigger_engine_observe(struct trigger_engine *e, const struct trigger_observ
 	int r;
 
 	snprintf(service, sizeof(service), "%s", o->service);
+	clamp_future(e, now);
 	prune(e, now);
 	r = find_truths(e, o, &truths);
 	p = r ? NULL : get_process(e, service, o->pid, now);
