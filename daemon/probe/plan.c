@@ -15,6 +15,7 @@
 #define INNER_MAX     3           /* allocators behind allocators */
 #define SCAN_MAX      (16u << 20) /* bytes of code around PyType_GenericAlloc that are searched */
 #define LOCAL_MAX     4
+#define INLINED_MAX   12 /* copies of PyObject_GC_Del */
 
 /* Functions that make objects the collector knows, with the type in their first argument, and the
  * one that frees them. _PyObject_New and _PyObject_NewVar are not here: their objects die in
@@ -517,6 +518,21 @@ static bool resembles_allocator(const uint8_t *code, size_t n)
 	return flags && rounds;
 }
 
+/* The code around vaddr that is searched. */
+static const uint8_t *text_around(
+	const struct elf_image *e, uint64_t vaddr, uint64_t *ret_start, size_t *ret_n)
+{
+	const struct elf_segment *s = NULL;
+
+	for (size_t i = 0; (s = elf_image_segment(e, i)); i++)
+		if (s->flags & PF_X && vaddr >= s->vaddr && vaddr - s->vaddr < s->filesz)
+			break;
+	if (!s)
+		return NULL;
+	*ret_start = vaddr - s->vaddr > SCAN_MAX ? vaddr - SCAN_MAX : s->vaddr;
+	return elf_image_bytes(e, *ret_start, (size_t)(vaddr - *ret_start) + SCAN_MAX, ret_n);
+}
+
 /*
  * Allocators that no symbol names, found by what they do among all that is called directly. GCC 16
  * makes a copy of _PyType_AllocNoTrack for nitems = 0 in CPython 3.14 and 3.15, called by the
@@ -525,20 +541,13 @@ static bool resembles_allocator(const uint8_t *code, size_t n)
  */
 static size_t local_allocators(const struct elf_image *e, uint64_t near, uint64_t *ret, size_t max)
 {
-	const struct elf_segment *s = NULL;
 	_cleanup_free_ uint8_t *seen = NULL;
 	const uint8_t *code, *callee;
 	uint64_t start, end, to;
 	size_t n = 0, n_code, n_callee;
 	struct traits t;
 
-	for (size_t i = 0; (s = elf_image_segment(e, i)); i++)
-		if (s->flags & PF_X && near >= s->vaddr && near - s->vaddr < s->filesz)
-			break;
-	if (!s)
-		return 0;
-	start = near - s->vaddr > SCAN_MAX ? near - SCAN_MAX : s->vaddr;
-	code = elf_image_bytes(e, start, (size_t)(near - start) + SCAN_MAX, &n_code);
+	code = text_around(e, near, &start, &n_code);
 	seen = code ? calloc(n_code / 8 + 1, 1) : NULL;
 	if (!seen)
 		return 0;
@@ -562,6 +571,141 @@ static size_t local_allocators(const struct elf_image *e, uint64_t near, uint64_
 			ret[n++] = to;
 	}
 	return n;
+}
+
+/* Length of `test reg32, reg32` of one register at code, 0: something else stands there. */
+static size_t is_test_same(const uint8_t *code)
+{
+	size_t rex = code[0] == 0x45;
+
+	code += rex;
+	return code[0] == 0x85 && code[1] >= 0xc0 && (code[1] >> 3 & 7) == (code[1] & 7) ? rex + 2
+											 : 0;
+}
+
+/* Length of a jle or jg at code, 0: something else stands there. */
+static size_t is_jle_jg(const uint8_t *code)
+{
+	if ((code[0] & 0xfe) == 0x7e)
+		return 2;
+	return code[0] == 0x0f && (code[1] & 0xfe) == 0x8e ? 6 : 0;
+}
+
+/* Whether at code + i there is the 32-bit displacement of `mov reg32, [base + displacement]`,
+ * then `test`, then jle or jg. Gives the place of the jump and its length. */
+static bool is_count_check(
+	const uint8_t *code, size_t n, size_t i, size_t *ret_jump, size_t *ret_size)
+{
+	size_t test;
+
+	if (i < 3 || i + 4 + 3 + 6 > n)
+		return false;
+	if (!(code[i - 2] == 0x8b && (code[i - 1] & 0xc7) != 0x84 &&
+		    (code[i - 1] & 0xc0) == 0x80) &&
+		!(code[i - 3] == 0x8b && (code[i - 2] & 0xc7) == 0x84))
+		return false;
+	test = is_test_same(code + i + 4);
+	*ret_jump = i + 4 + test;
+	*ret_size = test ? is_jle_jg(code + *ret_jump) : 0;
+	return *ret_size;
+}
+
+/* Where the generation's count of young objects is kept, from the code of PyObject_GC_Del:
+ * `if (gcstate->generations[0].count > 0) count--` (gcmodule.c). */
+static bool count_offset(const uint8_t *code, size_t n, uint8_t ret[4])
+{
+	size_t jump, size;
+
+	for (size_t i = 3; i < n; i++)
+		if (is_count_check(code, n, i, &jump, &size)) {
+			memcpy(ret, code + i, 4);
+			return true;
+		}
+	return false;
+}
+
+/* Behind that check, the register from which the size of the object's header is taken away: the
+ * object itself. -1: nothing like that is there. */
+static int object_register(const uint8_t *code, size_t n, uint64_t vaddr)
+{
+	struct walk w;
+	int found = -1;
+
+	if (walk_init(&w, code, MIN(n, (size_t)48), vaddr))
+		return -1;
+	w.holds = UINT32_MAX; /* still what they were at the check */
+	for (int i = 0; i < 8 && found < 0 && walk_next(&w); i++) {
+		const cs_x86_op *o = w.insn->detail->x86.operands;
+
+		if (cs_insn_group(w.cs, w.insn, CS_GRP_JUMP) ||
+			cs_insn_group(w.cs, w.insn, CS_GRP_CALL) ||
+			cs_insn_group(w.cs, w.insn, CS_GRP_RET))
+			break;
+		if (w.insn->id == X86_INS_SUB && o[0].type == X86_OP_REG && o[0].size == 8 &&
+			(o[1].type == X86_OP_REG || (o[1].type == X86_OP_IMM && o[1].imm == 16)) &&
+			holds(&w, o[0].reg))
+			found = reg_number(o[0].reg);
+		else if (w.insn->id == X86_INS_LEA && o[1].mem.disp == -16 &&
+			 o[1].mem.index == X86_REG_INVALID && holds(&w, o[1].mem.base))
+			found = reg_number(o[1].mem.base);
+		walk_effect(&w);
+	}
+	walk_release(&w);
+	return found == PYLEAK_RSP ? -1 : found;
+}
+
+/*
+ * LTO inlines PyObject_GC_Del here and there: in Debian 12's python3.11 into five functions, among
+ * them the one that empties tuple's free lists, so that up to 2000 tuples a collection would seem
+ * to live for ever. Each copy is known by its check of the count, whose jump is a place as good as
+ * any: the object is still whole and in a register.
+ */
+static int plan_inlined_deaths(const struct elf_image *e, struct plan *p)
+{
+	uint64_t del, size, start;
+	const uint8_t *code, *at;
+	uint8_t offset[4];
+	size_t n, jump, jump_size, added = 0;
+	int reg;
+
+	if (elf_image_symbol(e, "PyObject_GC_Del", &del, &size) || !size)
+		return 0;
+	at = elf_image_bytes(e, del, CODE_MAX, &n);
+	if (!at || !count_offset(at, MIN(n, size), offset))
+		return 0; /* 3.8: not behind a pointer */
+	code = text_around(e, del, &start, &n);
+	for (size_t i = 3; code && i + 4 <= n && added < INLINED_MAX; i++) {
+		struct plan_site *s = &p->v[p->n];
+		uint64_t vaddr;
+
+		at = memchr(code + i, offset[0], n - i);
+		if (!at)
+			break;
+		i = (size_t)(at - code);
+		if (i + 4 > n || memcmp(at, offset, 4) ||
+			!is_count_check(code, n, i, &jump, &jump_size))
+			continue;
+		vaddr = start + jump;
+		if (vaddr >= del && vaddr < del + size)
+			continue;
+		reg = object_register(
+			code + jump + jump_size, n - jump - jump_size, vaddr + jump_size);
+		if (reg < 0)
+			continue;
+		if (p->n == ARRAY_SIZE(p->v))
+			break;
+		*s = (struct plan_site){.vaddr = vaddr,
+			.kind = PLAN_DEATH,
+			.function = "inlined PyObject_GC_Del",
+			.place = {.reg = (uint8_t)reg, .insn = "jle"}};
+		if (code[jump + (jump_size == 6)] & 1)
+			memcpy(s->place.insn, "jg", 3);
+		if (elf_image_offset(e, vaddr, &s->offset))
+			continue;
+		p->n++;
+		added++;
+	}
+	return 0;
 }
 
 static int plan_local(const struct elf_image *e, struct plan *p, struct err *err)
@@ -608,6 +752,8 @@ int plan_make(const struct elf_image *e, struct plan *ret, struct err *err)
 			return r;
 	}
 	r = plan_local(e, &p, err);
+	if (!r)
+		r = plan_inlined_deaths(e, &p);
 	if (r)
 		return r;
 	*ret = p;

@@ -26,7 +26,7 @@
 #include "daemon/python/elf_image.h"
 #include "daemon/util/err.h"
 
-#define PLAN_SITES_MAX 16
+#define PLAN_SITES_MAX 32
 
 enum plan_kind {
 	PLAN_BIRTH, /* the argument is a type */
