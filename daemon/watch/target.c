@@ -402,9 +402,12 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	for (size_t i = 0; i < t->n_types; i++) {
 		struct target_type *ty = t->types[i];
 
-		if (ty->census && ty->census_serial != t->censuses)
-			type_census(ty, 0, 0, 0, r->outside ? ty->births : ty->law.births,
-				r->outside ? ty->deaths : ty->law.deaths);
+		if (ty->census_serial == t->censuses)
+			continue;
+		if (!ty->census && t->censuses > 1)
+			type_census(ty, 0, 0, 0, 0, 0);
+		type_census(ty, 0, 0, 0, r->outside ? ty->births : ty->law.births,
+			r->outside ? ty->deaths : ty->law.deaths);
 	}
 	t->retry_delay_ms = 0;
 	c->state = TARGET_CENSUS_OK;
