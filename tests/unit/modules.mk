@@ -21,3 +21,5 @@ MODULES_test_explain := util graph
 MODULES_fuzz_config := util track config
 MODULES_test_capture := util python capture
 LIBS_capture := -lzstd -ljansson
+MODULES_fuzz_elf := util python
+MODULES_fuzz_snapshot := util graph
