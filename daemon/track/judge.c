@@ -150,9 +150,9 @@ static double kth_smallest(double *v, int n, int k)
 		int i = lo, j = hi;
 
 		while (i <= j) {
-			while (v[i] < pivot)
+			while (i < hi && v[i] < pivot)
 				i++;
-			while (v[j] > pivot)
+			while (j > lo && v[j] > pivot)
 				j--;
 			if (i <= j) {
 				double t = v[i];
