@@ -72,6 +72,7 @@ struct job {
 	struct loan_places *places; /* loan.h */
 	pid_t pid;                  /* target */
 	pid_t child;                /* frozen copy, 0: none */
+	pid_t lender;               /* the thread that made it */
 	pid_t child_inside;         /* as the target's pid namespace numbers it */
 
 	uint64_t predicted_ns;
