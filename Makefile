@@ -89,7 +89,7 @@ MANPAGES := $(wildcard docs/man/*.[1-8])
 UNIT := $(patsubst tests/unit/%.c,%,$(wildcard tests/unit/test_*.c))
 -include tests/unit/modules.mk
 
-.PHONY: all deps docs demo check check-unit check-long lint install uninstall clean unit-build fuzzers fuzz-build compile_commands.json
+.PHONY: all bench deps docs demo check check-unit check-long lint install uninstall clean unit-build fuzzers fuzz-build compile_commands.json
 .SECONDARY:
 .DELETE_ON_ERROR:
 
@@ -197,6 +197,20 @@ lint: all
 docs/%.svg: docs/%.dot
 	dot -Tsvg $< -o $@
 docs: docs/dataflow.svg
+
+# Benchmarks: bench/NAME.c, linked with the modules in MODULES_bench_NAME; `make bench`, then
+# build/bench/NAME.
+BENCH := $(patsubst bench/%.c,%,$(wildcard bench/*.c))
+MODULES_bench_probe := util python probe
+define bench_program
+$(O)/bench/$(1): $$(call obj,bench/$(1).c $$(foreach m,$$(MODULES_bench_$(1)),$$(SRC_$$(m))))
+	$$(call say,LD,$$@)
+	@mkdir -p $$(@D)
+	$$(Q)$$(CC) $$(CFLAGS) $$(LDFLAGS) $$^ $$(foreach m,$$(MODULES_bench_$(1)),$$(LIBS_$$(m))) -o $$@
+endef
+$(foreach b,$(BENCH),$(eval $(call bench_program,$(b))))
+$(call obj,$(patsubst %,bench/%.c,$(BENCH))): | $(SKELS)
+bench: $(addprefix $(O)/bench/,$(BENCH))
 
 demo: deps
 	+$(Q)$(MAKE) --no-print-directory all

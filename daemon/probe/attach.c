@@ -176,3 +176,8 @@ char *probe_target_describe(const struct probe_target *t, char *buf, size_t n)
 {
 	return plan_describe(&t->plan, buf, n);
 }
+
+const struct plan *probe_target_plan(const struct probe_target *t)
+{
+	return &t->plan;
+}

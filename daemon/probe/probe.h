@@ -17,6 +17,7 @@
 #include "daemon/python/python.h"
 #include "daemon/util/err.h"
 
+struct plan;
 struct probe;
 struct probe_target;
 
@@ -104,6 +105,8 @@ void probe_target_free(struct probe_target *t);
 
 /* "3 birth sites (PyType_GenericAlloc+12 push, …), 2 death sites (…)": one line. Returns buf. */
 char *probe_target_describe(const struct probe_target *t, char *buf, size_t n);
+/* The same to be looked through. */
+const struct plan *probe_target_plan(const struct probe_target *t);
 
 /* Arms a census: the next hit at which the collector is idle walks the rings, for at most
  * budget_ns (it gives up at the limit: the pause is bounded whatever the heap). One at a time:

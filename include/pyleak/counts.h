@@ -98,7 +98,7 @@ struct pyleak_target {
 	 * by device and inode of /proc/PID/ns/pid, so it is right wherever the daemon itself is. */
 	__u64 pidns_dev, pidns_ino;
 	__u32 tgid; /* 0: nothing is counted in this slot */
-	__u32 pad;
+	__u32 root_tgid; /* the same in the first namespace, noted by the first hit; 0 before */
 	__u64 head[4]; /* rings in the order of the walk: permanent, old, middle, young; 0: none */
 	__u64 collecting; /* address of the int that is not 0 while the collector runs */
 	/* ---- */
