@@ -102,22 +102,25 @@ static struct target_type *type_new(struct target *t, uint64_t addr)
 	return ty;
 }
 
+/* All instances are in the collector's rings from birth to death, so that the census is the whole
+ * level. Not so for exact dicts and tuples: CPython untracks those of plain values (dictobject.c
+ * MAINTAIN_TRACKING up to 3.13, which 3.14 does without; tupleobject.c _PyTuple_MaybeUntrack). */
+static bool always_tracked(const struct target *t, const struct python_type *info)
+{
+	if (!(info->flags & TPFLAGS_HAVE_GC))
+		return false;
+	if (!strcmp(info->name, "dict"))
+		return t->py->minor >= 14;
+	return strcmp(info->name, "tuple") != 0;
+}
+
 static void type_name(struct target *t, struct target_type *ty)
 {
 	if (python_type_read(t->py, ty->addr, &ty->info))
 		return;
 	ty->named = true;
+	ty->always_tracked = always_tracked(t, &ty->info);
 	ty->track = track_type_get(t->track, ty->serial, ty->info.name);
-}
-
-/* All instances are in the collector's rings from birth to death, so that the census is the whole
- * level. Not so for exact dicts and tuples: CPython untracks those of plain values (dictobject.c
- * MAINTAIN_TRACKING up to 3.13, tupleobject.c _PyTuple_MaybeUntrack). */
-static bool always_tracked(const struct target_type *ty)
-{
-	if (!(ty->info.flags & TPFLAGS_HAVE_GC))
-		return false;
-	return strcmp(ty->info.name, "dict") && strcmp(ty->info.name, "tuple");
 }
 
 /* Some of its births and deaths are a push to and a pop from a list of the interpreter's own, which
@@ -209,10 +212,8 @@ static void type_census(struct target_type *ty, uint64_t live, uint64_t min, uin
 {
 	ty->census = true;
 	ty->live = live;
-	if (always_tracked(ty))
+	if (ty->always_tracked)
 		law_census(&ty->law, min, max, births, deaths);
-	else
-		law_census_part(&ty->law, live, births, deaths);
 }
 
 /* The last sample is the last census itself. */
@@ -223,7 +224,7 @@ static bool at_census(const struct target *t)
 
 int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound)
 {
-	if (ty->census && always_tracked(ty))
+	if (ty->census && ty->always_tracked)
 		return at_census(t) ? law_census_level(&ty->law, ret_bound)
 				    : law_level(&ty->law, ty->births, ty->deaths, ret_bound);
 	if (ret_bound)
@@ -233,7 +234,7 @@ int64_t target_type_level(const struct target *t, const struct target_type *ty, 
 
 enum track_quality target_type_quality(const struct target *t, const struct target_type *ty)
 {
-	if (!ty->census || !always_tracked(ty))
+	if (!ty->census || !ty->always_tracked)
 		return TRACK_BLIND;
 	if (t->dropped_types || t->totals.dropped)
 		return TRACK_ESTIMATE;

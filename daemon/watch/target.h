@@ -29,6 +29,7 @@ struct target_type {
 	uint64_t addr;
 	uint64_t incarnation; /* of the counters; 0: no hit seen yet */
 	bool named;           /* info was read */
+	bool always_tracked;  /* the census sees every live one */
 	bool gone;            /* the type itself has died */
 	struct python_type info;
 	struct track_type *track;
