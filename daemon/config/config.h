@@ -39,7 +39,7 @@ enum config_when_kind {
 struct config_when {
 	enum config_when_kind kind;
 	int verdict;	   /* enum track_verdict_kind */
-	char *type;	   /* glob */
+	char *type;	   /* glob; of WHEN_COUNT, and of WHEN_VERDICT or NULL (every type) */
 	uint64_t count;
 	uint64_t bytes;
 	double share;
@@ -78,10 +78,13 @@ void config_free(struct config *c);
 void config_freep(struct config **c);
 
 /*
- * Reads path and path's folder + "pyleakd.d", files *.yaml (sorted) over the defaults. Every mistake is written to
- * `diag` (may be NULL) as "file:line:col: what is wrong, what is allowed", a line with the source
- * and one with a caret below it. Warnings begin "file:line:col: warning: ". -EINVAL if there was
- * an error (then *ret is untouched), -ENOENT and friends with err for an unreadable file.
+ * Reads path and path's folder + "pyleakd.d", files *.yaml (sorted) over the defaults. A later
+ * file's values win, its rules and triggers are appended, a trigger replaces an earlier file's
+ * trigger of the same name. Every mistake is written to `diag` (may be NULL) as
+ * "file:line:col: what is wrong, what is allowed", a line with the source and one with a caret
+ * below it. Warnings begin "file:line:col: warning: ". -EINVAL if there was an error (then *ret is
+ * untouched, and err holds the first mistake and how many more there are), -ENOENT and friends with
+ * err for an unreadable file, -EFBIG above 1 MiB.
  */
 int config_load(const char *path, FILE *diag, struct config **ret, struct err *err);
 
