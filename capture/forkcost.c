@@ -14,7 +14,7 @@
  * Measured, best of six forks in us a MiB: 6.9 (32 MiB), 7.5 (64), 9.0 (128), 16 (256), 23 (512),
  * 22 (1200).
  */
-#define COLD       3
+#define COLD 3
 
 /* Best of some tries: others on the host only ever make it slower. */
 static int fork_once(uint64_t *ret_ns)

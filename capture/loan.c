@@ -338,10 +338,22 @@ int loan_arm(struct loan *l, uint64_t nr, const uint64_t args[6], struct err *er
 	struct user_regs_struct regs = t->regs;
 	const uint64_t all = ~0ULL;
 
+	/* First straight into rt_sigreturn(): should we die before the thread runs, it goes back
+	 * without having made our call, which a seccomp filter, in force again by then, might
+	 * kill it for. */
+	regs.rip = l->job->places->sigreturn;
+	regs.rsp = l->sp_back + 8;
+	regs.orig_rax = (unsigned long)-1;
+	if (ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) < 0)
+		return failed(l, "set the registers of", err);
+	l->armed = true;
+	job_die_at(l->job, l->reap ? STEP_REAP_REGS : STEP_FORK_REGS);
+	if (ptrace(PTRACE_SETSIGMASK, t->tid, number(8), &all) < 0)
+		return failed(l, "block the signals of", err);
+	job_die_at(l->job, l->reap ? STEP_REAP_MASK : STEP_FORK_MASK);
 	regs.rip = l->job->places->syscall_ret;
 	regs.rsp = l->sp_back;
 	regs.rax = nr;
-	regs.orig_rax = (unsigned long)-1;
 	regs.rdi = args[0];
 	regs.rsi = args[1];
 	regs.rdx = args[2];
@@ -350,11 +362,6 @@ int loan_arm(struct loan *l, uint64_t nr, const uint64_t args[6], struct err *er
 	regs.r9 = args[5];
 	if (ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) < 0)
 		return failed(l, "set the registers of", err);
-	l->armed = true;
-	job_die_at(l->job, l->reap ? STEP_REAP_REGS : STEP_FORK_REGS);
-	if (ptrace(PTRACE_SETSIGMASK, t->tid, number(8), &all) < 0)
-		return failed(l, "block the signals of", err);
-	job_die_at(l->job, l->reap ? STEP_REAP_MASK : STEP_FORK_MASK);
 	return 0;
 }
 
@@ -376,11 +383,20 @@ static int wait_next(struct loan *l, uint64_t timeout_ns, int *ret_status, struc
 
 int loan_run(struct loan *l, int how, uint64_t timeout_ns, int *ret_status, struct err *err)
 {
-	if (ptrace((enum __ptrace_request)how, l->thread->tid, NULL, NULL) < 0)
-		return failed(l, "run", err);
-	if (!l->reap)
-		job_die_at(l->job, STEP_FORK_RUNNING);
-	return wait_next(l, job_time_left(l->job, timeout_ns), ret_status, err);
+	int r;
+
+	/* a request to stop that was still under way stops it before the call: that is nothing */
+	for (int n = 0; n < 4; n++) {
+		if (ptrace((enum __ptrace_request)how, l->thread->tid, NULL, NULL) < 0)
+			return failed(l, "run", err);
+		if (!l->reap)
+			job_die_at(l->job, STEP_FORK_RUNNING);
+		r = wait_next(l, job_time_left(l->job, timeout_ns), ret_status, err);
+		if (r < 0 || STOP_EVENT(*ret_status) != PTRACE_EVENT_STOP ||
+			STOP_SIGNAL(*ret_status) != SIGTRAP)
+			return r;
+	}
+	return 0;
 }
 
 bool loan_in_signal_code(struct loan *l, int status)

@@ -148,6 +148,16 @@ static void set_alarm(uint64_t ns)
 	(void)setitimer(ITIMER_REAL, &t, NULL);
 }
 
+/* The graph of a large heap is large: if memory runs out, this process is the one to go, and then
+ * the target goes on. */
+static void become_expendable(void)
+{
+	_cleanup_close_ int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+
+	if (fd >= 0)
+		(void)!write(fd, "900", 3);
+}
+
 static int prepare(struct job *j, struct err *err)
 {
 	sigset_t chld;
@@ -156,6 +166,7 @@ static int prepare(struct job *j, struct err *err)
 	j->began_ns = now_monotonic_ns();
 	j->deadline_ns = j->began_ns + MIN(j->req.deadline_ns, DEADLINE_MAX_NS);
 	j->pid = j->req.pid;
+	become_expendable();
 	set_alarm(MIN(j->req.deadline_ns, DEADLINE_MAX_NS) + ALARM_GRACE_NS);
 	sigemptyset(&chld);
 	sigaddset(&chld, SIGCHLD);

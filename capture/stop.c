@@ -229,10 +229,11 @@ static struct thread *find(struct stop *s, pid_t tid, bool add)
 
 static int ask(struct stop *s, struct thread *t)
 {
-	if (t->state == THREAD_STOPPED)
+	/* asked once is enough: asked again after it stopped, it would stop once more as soon as it
+	 * ran on */
+	if (t->state == THREAD_STOPPED || t->state == THREAD_PENDING)
 		return 0;
-	if (t->state != THREAD_PENDING &&
-		ptrace(PTRACE_SEIZE, t->tid, NULL, number(PTRACE_O_TRACESYSGOOD)) < 0)
+	if (ptrace(PTRACE_SEIZE, t->tid, NULL, number(PTRACE_O_TRACESYSGOOD)) < 0)
 		return -errno;
 	t->state = THREAD_PENDING;
 	t->have_regs = false;

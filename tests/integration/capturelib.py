@@ -80,6 +80,18 @@ def capture(pid, out=None, ticks=None, pause_max=2.0, deadline=30.0, max_objects
             own.close()
 
 
+def steps():
+    """Names of the steps at which the helper can be told to die (die_at 1, 2, ...)."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "../../capture/job.h")
+    with open(path) as f:
+        text = f.read()
+    body = text[text.index("enum step {"):]
+    names = [line.split(",")[0].split("=")[0].strip()
+             for line in body[:body.index("}")].splitlines()[1:] if "STEP_" in line]
+    names.remove("STEP_LAST")
+    return names
+
+
 _zstd = None
 
 
