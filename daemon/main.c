@@ -198,7 +198,7 @@ static int load_config(const struct options *o, struct config **ret)
 	r = path ? config_load(path, stderr, ret, &err) : config_new(ret);
 	if (r == -ENOMEM)
 		log_error("out of memory");
-	else if (r && err.msg[0])
+	else if (r && r != -EINVAL && err.msg[0]) /* mistakes are on stderr, with their places */
 		log_error("%s", err.msg);
 	return r ? EXIT_USAGE : 0;
 }
