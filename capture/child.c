@@ -37,7 +37,8 @@
 #define NICE_NS      ((uint64_t)500 * 1000000)
 #define MEMORY_FLOOR ((uint64_t)8 << 20)
 
-extern const uint8_t walk_blob[], walk_blob_end[];
+extern const uint8_t walk_blob[];
+extern const uint64_t walk_blob_bytes;
 
 static void *number(uint64_t v)
 {
@@ -139,7 +140,7 @@ static int remote_call(
 {
 	struct job *j = w->job;
 	struct user_regs_struct regs;
-	int status, r;
+	int status = 0, r;
 
 	if (ptrace(PTRACE_GETREGS, j->child, NULL, &regs) < 0)
 		return err_set(
@@ -183,7 +184,7 @@ static int remote_map(struct walker *w, size_t size, uint64_t *ret, struct err *
 
 static int map_code(struct walker *w, struct err *err)
 {
-	size_t size = (size_t)(walk_blob_end - walk_blob), mapped = (size + 4095) & ~4095UL;
+	size_t size = walk_blob_bytes, mapped = (size + 4095) & ~4095UL;
 	uint64_t none;
 	int r = remote_map(w, mapped, &w->code, err);
 
@@ -356,19 +357,55 @@ static void tell(struct walk_ctx *c, const struct job *j, struct view *v)
 /* What changes from run to run, at the context's start. */
 #define RUN_PART offsetof(struct walk_ctx, heads)
 
+static int map_all(struct walker *w, struct err *err)
+{
+	uint64_t none;
+	int r;
+
+	r = map_code(w, err);
+	if (r == 0)
+		r = remote_map(w, (sizeof(struct walk_ctx) + 4095) & ~4095UL, &w->ctx, err);
+	if (r == 0)
+		r = remote_map(w, STACK, &w->stack_top, err);
+	if (r == 0)
+		r = remote_map(w, UNITS * sizeof(struct walk_unit), &w->units, err);
+	if (r == 0)
+		r = remote_map(w, BATCH * sizeof(uint64_t), &w->in, err);
+	if (r == 0) {
+		/* below the stack lies the buffer: a page that faults instead */
+		const uint64_t guard[6] = {w->stack_top, 4096, PROT_NONE};
+
+		r = remote_call(w, SYS_mprotect, guard, &none, err);
+		w->stack_top += STACK - 4096;
+	}
+	return r;
+}
+
+static int write_context(struct walker *w, struct view *v, struct err *err)
+{
+	_cleanup_free_ struct walk_ctx *c = calloc(1, sizeof(*c));
+	int r;
+
+	if (!c)
+		return err_set(err, -ENOMEM, "out of memory");
+	tell(c, w->job, v);
+	r = write_child(w->job, w->ctx, c, offsetof(struct walk_ctx, ring));
+	return r < 0 ? err_set(err, r, "pid %d: cannot write into its copy: %s", (int)w->job->pid,
+			       strerror(-r))
+		     : 0;
+}
+
 int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v,
 	const struct cgroup *memory, struct err *err)
 {
 	const uint64_t die[6] = {PR_SET_PDEATHSIG, SIGKILL};
-	_cleanup_free_ struct walk_ctx *c = NULL;
 	uint64_t none;
-	int r;
+	int r = 0;
 
 	*w = (struct walker){
 		.job = j, .graph = g, .memory = memory, .began_ns = now_monotonic_ns()};
 	w->local = malloc(UNITS * sizeof(*w->local));
-	c = calloc(1, sizeof(*c));
-	if (!w->local || !c)
+	if (!w->local)
 		return err_set(err, -ENOMEM, "out of memory");
 	/*
 	 * The signal comes at the end of the *thread* that made the copy (prctl(2)), and request
@@ -376,34 +413,15 @@ int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v
 	 * server. It is for the main thread only. Without it the copy ends all the same with us
 	 * (EXITKILL), and we watch the target's pidfd.
 	 */
-	r = 0;
 	if (j->lender == j->pid)
 		r = remote_call(w, SYS_prctl, die, &none, err);
 	if (r == 0)
-		r = map_code(w, err);
+		r = map_all(w, err);
 	if (r == 0)
-		r = remote_map(w, (sizeof(*c) + 4095) & ~4095UL, &w->ctx, err);
+		r = write_context(w, v, err);
 	if (r == 0)
-		r = remote_map(w, STACK, &w->stack_top, err);
-	if (r == 0)
-		r = remote_map(w, UNITS * sizeof(struct walk_unit), &w->units, err);
-	if (r == 0)
-		r = remote_map(w, BATCH * sizeof(uint64_t), &w->in, err);
-	if (r < 0)
-		return r;
-	/* below it lies the buffer: a page that faults instead */
-	const uint64_t guard[6] = {w->stack_top, 4096, PROT_NONE};
-	r = remote_call(w, SYS_mprotect, guard, &none, err);
-	if (r < 0)
-		return r;
-	w->stack_top += STACK - 4096;
-	tell(c, j, v);
-	r = write_child(j, w->ctx, c, offsetof(struct walk_ctx, ring));
-	if (r < 0)
-		return err_set(err, r, "pid %d: cannot write into its copy: %s", (int)j->pid,
-			strerror(-r));
-	job_die_at(j, STEP_CHILD_READY);
-	return 0;
+		job_die_at(j, STEP_CHILD_READY);
+	return r;
 }
 
 void child_release(struct walker *w)
@@ -508,7 +526,7 @@ static int run(struct walker *w, struct walk_ctx *c, struct err *err)
 {
 	struct job *j = w->job;
 	uint64_t seen = UINT64_MAX;
-	int status, r;
+	int status = 0, r;
 
 	r = write_child(j, w->ctx, c, RUN_PART);
 	if (r < 0)

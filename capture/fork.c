@@ -115,7 +115,7 @@ static int run_clone(struct loan *l, struct job *j, struct stop *s, struct err *
 	struct thread *t = l->thread;
 	unsigned long msg = 0;
 	int64_t value = 0;
-	int status, r;
+	int status = 0, r;
 
 	/* No entry stop, no exit stop: each would be one more wait for a processor. */
 	r = loan_run(l, PTRACE_CONT, 4 * j->predicted_ns + CLONE_GRACE_NS, &status, err);
@@ -150,7 +150,7 @@ int fork_target(struct job *j, struct stop *s, struct thread *t, struct err *err
 	struct thread borrowed = *t;
 	uint64_t since = s->since_ns;
 	struct pollfd alive = {.fd = j->target_fd, .events = POLLIN};
-	struct loan l;
+	struct loan l = {0};
 	int r;
 
 	j->child = 0;
@@ -279,7 +279,7 @@ static size_t find_leftovers(const struct job *j, pid_t *v, size_t max)
 static int reap_in(struct job *j, struct stop *s, pid_t tid, const pid_t *inside, size_t n)
 {
 	struct thread *t, borrowed;
-	struct loan l;
+	struct loan l = {0};
 	int reaped = 0, r;
 
 	r = stop_thread(s, tid, REAP_STOP_NS, &t);
@@ -299,7 +299,7 @@ static int reap_in(struct job *j, struct stop *s, pid_t tid, const pid_t *inside
 	for (size_t i = 0; i < n && r == 0; i++) {
 		const uint64_t args[6] = {(uint64_t)inside[i], 0, WNOHANG | __WCLONE, 0};
 		int64_t value = 0;
-		int status;
+		int status = 0;
 
 		r = loan_arm(&l, SYS_wait4, args, NULL);
 		if (r == 0)
@@ -377,7 +377,7 @@ int fork_reap(struct job *j)
 {
 	pid_t v[LEFTOVERS_MAX], inside[LEFTOVERS_MAX + 1];
 	size_t n = 0, k;
-	int status, r;
+	int status = 0, r;
 
 	if (j->child > 0) {
 		kill(j->child, SIGKILL);

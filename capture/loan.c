@@ -12,14 +12,11 @@
 #include "daemon/python/mem.h"
 #include "daemon/util/units.h"
 
-#ifndef __x86_64__
-#error "captures know the signal frames of x86-64 only"
-#endif
-
 #ifndef PTRACE_GET_RSEQ_CONFIGURATION
 #define PTRACE_GET_RSEQ_CONFIGURATION 0x420f
 #endif
 
+/* Frames, registers and the system call instruction in this file are those of x86-64. */
 #define RED_ZONE      128 /* below the stack pointer, used by leaf functions (x86-64 psABI) */
 #define STACK_NEEDED  (16u << 10)
 #define XSTATE_MAX    (12u << 10) /* 11 KiB with AMX */
@@ -416,7 +413,7 @@ int loan_rest(struct loan *l, int64_t *ret_value, struct err *err)
 
 	for (int n = 0; n < 8; n++) {
 		struct user_regs_struct regs;
-		int status, r;
+		int status = 0, r;
 
 		/* any stop takes back a request to stop: ask only now */
 		if (ptrace(PTRACE_INTERRUPT, tid, NULL, NULL) < 0 ||

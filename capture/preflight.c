@@ -281,7 +281,7 @@ static int check_interpreters(const struct job *j, struct err *err)
 
 int preflight(struct job *j, struct cgroup *ret_memory, struct err *err)
 {
-	char status[8192];
+	char status[8192] = "";
 	int r;
 
 	r = proc_info_get(j->pid, &j->info, err);

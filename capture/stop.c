@@ -195,7 +195,7 @@ static int await(struct stop *s, struct thread *t, uint64_t until_ns)
 {
 	while (t->state == THREAD_PENDING) {
 		uint64_t now = now_monotonic_ns();
-		int status, r;
+		int status = 0, r;
 
 		r = stop_wait(s->wake, t->tid, now < until_ns ? until_ns - now : 0, &status);
 		if (r == -ESRCH)
@@ -261,13 +261,16 @@ int stop_thread(struct stop *s, pid_t tid, uint64_t timeout_ns, struct thread **
 static bool is_zombie(pid_t pid, pid_t tid)
 {
 	char path[64], buf[512];
-	_cleanup_fclose_ FILE *f = NULL;
+	_cleanup_close_ int fd = -1;
 	const char *p;
+	ssize_t n;
 
 	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", (int)pid, (int)tid);
-	f = fopen(path, "re");
-	if (!f || !fgets(buf, sizeof(buf), f))
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? 0 : read(fd, buf, sizeof(buf) - 1);
+	if (n <= 0)
 		return true;
+	buf[n] = '\0';
 	p = strrchr(buf, ')');
 	return p && p[1] == ' ' && (p[2] == 'Z' || p[2] == 'X');
 }

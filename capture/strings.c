@@ -86,7 +86,7 @@ uint32_t strings_add(struct strings *s, const char *text, size_t n)
 	if (s->n_bytes + n > BYTES_MAX || s->n >= TEXTS_MAX || reserve(s, n) < 0 || n == 0)
 		return 0;
 	at = slot(s, text, n);
-	if (*at)
+	if (*at != 0)
 		return *at;
 	memcpy(s->bytes + s->n_bytes, text, n);
 	s->v[s->n] = (struct strings_entry){.at = s->n_bytes, .length = (uint32_t)n};
