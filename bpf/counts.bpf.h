@@ -10,9 +10,12 @@
 
 /* The only facts about CPython used here; all of them hold from 3.8 to 3.15. */
 #define OFF_OB_TYPE           8
+#define OFF_TP_DEALLOC        48
 #define OFF_TP_FLAGS          168
 #define TPFLAGS_HAVE_GC       (1UL << 14)
 #define TPFLAGS_TYPE_SUBCLASS (1UL << 31)
+
+#define SITE_BYTES 128 /* a site is not further from the entry of its function: plan.c */
 
 #define barrier() asm volatile("" ::: "memory")
 

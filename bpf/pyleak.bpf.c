@@ -50,6 +50,36 @@ int on_birth(struct pt_regs *ctx)
 	return 0;
 }
 
+/*
+ * At the function that a type has in its tp_dealloc slot: an object that the collector does not
+ * know. Where the type has another function there, this one was called by that, and does not
+ * speak for it.
+ */
+SEC("uprobe.multi.s")
+int on_dealloc(struct pt_regs *ctx)
+{
+	__u64 cookie = bpf_get_attach_cookie(ctx), type = 0, dealloc = 0;
+	__u32 slot = PYLEAK_COOKIE_SLOT(cookie);
+	struct pyleak_target *t = target_of_hit(slot);
+	void *counts = bpf_map_lookup_elem(&counts_of, &slot);
+	struct pyleak_count *c;
+
+	if (!t || !counts)
+		return 0;
+	hit(t, cookie);
+	if (read_user(&type, sizeof(type),
+		    site_argument(ctx, PYLEAK_COOKIE_REG(cookie)) + OFF_OB_TYPE))
+		return 0;
+	c = bpf_map_lookup_elem(counts, &type);
+	if (!c || c->flags & PYLEAK_COUNT_GC ||
+		read_user(&dealloc, sizeof(dealloc), type + OFF_TP_DEALLOC) ||
+		ctx->rip - dealloc >= SITE_BYTES)
+		return 0;
+	count_stamp(c, t->epoch);
+	__sync_fetch_and_add(&c->deaths, 1);
+	return 0;
+}
+
 SEC("uprobe.multi.s")
 int on_death(struct pt_regs *ctx)
 {

@@ -189,7 +189,7 @@ static int sweep(struct probe_target *t)
 	r = links_attach(t->probe, t->probe->bpf->progs.on_birth, getpid(), path, offsets, cookies,
 		t->plan.n, &l);
 	links_release(&l);
-	return r;
+	return r ? r : untracked_sweep(t);
 }
 
 static uint64_t own_cpu_ns(void)

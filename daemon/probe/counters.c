@@ -118,10 +118,13 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 	for (size_t i = 0; i < n; i++) {
 		const struct pyleak_count *c = &v[i].count;
 
-		if (counters_worth_telling(c) && !u64map_get(&gone, c->incarnation))
+		uint64_t births = c->births;
+
+		if ((counters_worth_telling(c) || untracked_births(t, c, &births)) &&
+			!u64map_get(&gone, c->incarnation))
 			out[n_out++] = (struct probe_count){.type = v[i].type,
 				.incarnation = c->incarnation,
-				.births = c->births,
+				.births = births,
 				.deaths = c->deaths};
 	}
 	for (size_t i = 0; i < t->gone.n; i++) {
@@ -135,6 +138,9 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 				.gone = true};
 	}
 	t->gone.n = 0;
+	r = untracked_follow(t, v, n);
+	if (r)
+		return r;
 	if (ret_totals) {
 		stepped = __atomic_load_n(&s->hits_stepped, __ATOMIC_RELAXED);
 		*ret_totals = (struct probe_totals){.children = t->children};

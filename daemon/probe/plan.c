@@ -17,10 +17,8 @@
 #define LOCAL_MAX     4
 #define INLINED_MAX   12 /* copies of PyObject_GC_Del */
 
-/* Functions that make objects the collector knows, with the type in their first argument, and the
- * one that frees them. _PyObject_New and _PyObject_NewVar are not here: their objects die in
- * PyObject_Free, through which every string and buffer goes as well, too hot to probe; births
- * without deaths would only look like a leak. */
+/* Functions that make objects, with the type in their first argument, and the one that frees those
+ * which the collector knows; the others see untracked.c. */
 static const struct {
 	const char *name;
 	enum plan_kind kind;
@@ -30,6 +28,8 @@ static const struct {
 	{"_PyObject_GC_New", PLAN_BIRTH, true},
 	{"_PyObject_GC_NewVar", PLAN_BIRTH, true},
 	{"PyUnstable_Object_GC_NewWithExtraData", PLAN_BIRTH, false}, /* 3.12+ */
+	{"_PyObject_New", PLAN_BIRTH, false},
+	{"_PyObject_NewVar", PLAN_BIRTH, false},
 	{"PyObject_GC_Del", PLAN_DEATH, true},
 };
 
@@ -710,9 +710,7 @@ static int plan_inlined_deaths(const struct elf_image *e, struct plan *p)
 
 static int plan_local(const struct elf_image *e, struct plan *p, struct err *err)
 {
-	/* Their objects die in PyObject_Free: see above. */
-	static const char *const not_these[] = {"_PyObject_New", "_PyObject_NewVar"};
-	uint64_t found[LOCAL_MAX], generic, other;
+	uint64_t found[LOCAL_MAX], generic;
 	size_t n;
 	int r;
 
@@ -720,11 +718,7 @@ static int plan_local(const struct elf_image *e, struct plan *p, struct err *err
 		return 0;
 	n = local_allocators(e, generic, found, ARRAY_SIZE(found));
 	for (size_t i = 0; i < n; i++) {
-		for (size_t k = 0; k < ARRAY_SIZE(not_these); k++)
-			if (!elf_image_symbol(e, not_these[k], &other, NULL) && other == found[i])
-				found[i] = 0;
-		r = found[i] ? add_site(e, p, "local allocator", found[i], 0, PLAN_BIRTH, 0, err)
-			     : 0;
+		r = add_site(e, p, "local allocator", found[i], 0, PLAN_BIRTH, 0, err);
 		if (r)
 			return r;
 	}

@@ -140,8 +140,9 @@ struct probe_totals {
 	uint64_t children_delay_ns; /* how late they are freed now, see probe_clean_children() */
 };
 
-/* All types of the target with their counters now; *ret is malloc'ed. Only types that the collector
- * knows: deaths of others are not seen, and births alone would look like a leak. Each dead one is
+/* All types of the target with their counters now; *ret is malloc'ed. Types that the collector
+ * knows, and of the others those whose deaths are seen, too (Decimal, hashes, numpy's arrays):
+ * from then on, since births alone would look like a leak. Each dead one is
  * reported once; when reports were lost (`dropped` says so) an incarnation is just not there any
  * more. A dead target can still be read. */
 int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *ret_n,

@@ -5,6 +5,7 @@
  *   probe.c     the BPF object, the slots of its targets, events
  *   attach.c    from a plan to a target
  *   links.c     uprobe_multi links, or perf uprobes where there are none
+ *   untracked.c types that the collector does not know
  *   children.c  breakpoints that forked children inherited
  *   counters.c  reading a target's counters, classes that have died
  *   census.c    arming a census and collecting its result
@@ -15,6 +16,7 @@
 #include "bpf/pyleak.skel.h"
 #include "daemon/probe/plan.h"
 #include "daemon/probe/probe.h"
+#include "daemon/util/u64map.h"
 #include "include/pyleak/counts.h"
 
 struct gone {
@@ -39,6 +41,20 @@ struct file_id {
 	ino_t ino;
 };
 
+/* See untracked.c. */
+struct untracked_site {
+	uint64_t address; /* of the function, in the target */
+	int fd;           /* the file that holds it */
+	unsigned long offset;
+	uint8_t reg;
+};
+
+struct untracked {
+	struct untracked_site v[16];
+	size_t n;
+	struct u64map since; /* incarnation of a type -> births when its deaths began to be seen */
+};
+
 struct probe_target {
 	struct probe *probe;
 	const struct python *py;
@@ -49,6 +65,7 @@ struct probe_target {
 	uint32_t slot;
 	int counts; /* map: type -> struct pyleak_count */
 	struct links links;
+	struct untracked untracked;
 
 	struct file_id program, file; /* what the process executes; what holds CPython */
 	bool inherited;               /* some child has its breakpoints */
@@ -112,6 +129,18 @@ int links_attach(struct probe *p, struct bpf_program *prog, pid_t pid, const cha
 /* Detaches all of them, as fast as if there were only one. */
 void links_release(struct links *l);
 int links_move(struct links *to, struct links *from);
+
+/* ---- untracked.c ---- */
+
+struct entry;
+
+/* Attaches to the deaths of types without collector that many were born of, a few at a time. */
+int untracked_follow(struct probe_target *t, const struct entry *v, size_t n);
+/* Births since deaths are seen as well; false: they are not. */
+bool untracked_births(const struct probe_target *t, const struct pyleak_count *c, uint64_t *ret);
+/* As sweep() in children.c, for the files that these deaths are in. */
+int untracked_sweep(struct probe_target *t);
+void untracked_release(struct untracked *u);
 
 /* ---- children.c ---- */
 

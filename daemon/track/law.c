@@ -138,23 +138,6 @@ void law_census(struct law *l, uint64_t min, uint64_t max, uint64_t births, uint
 	l->deaths = deaths;
 }
 
-void law_census_part(struct law *l, uint64_t part, uint64_t births, uint64_t deaths)
-{
-	int64_t base = clamp(part) - net(births, deaths);
-
-	if (!l->begun)
-		l->base_min = base;
-	if (base > l->base_min) {
-		l->hidden_births = MIN(l->hidden_births + base - l->base_min, LEVEL_MAX);
-		l->base_min = base;
-	}
-	l->base_max = l->base_min;
-	l->begun = true;
-	l->min = l->max = part;
-	l->births = births;
-	l->deaths = deaths;
-}
-
 bool law_proven(const struct law *l)
 {
 	return l->confirmed && !l->bound && l->base_min == l->base_max;

@@ -58,14 +58,6 @@ struct law {
 /* A census: between min and max were alive when births and deaths had been counted. */
 void law_census(struct law *l, uint64_t min, uint64_t max, uint64_t births, uint64_t deaths);
 
-/*
- * The same of a type of which the census sees only part, which is dict up to 3.13 and tuple: the
- * collector lets go of those with plain values. At least `part` were alive, so at least
- * part - births + deaths before anything was counted: the highest such number stands, and where
- * it rises, that many births have not been seen. Neither level nor blind sides come of it.
- */
-void law_census_part(struct law *l, uint64_t part, uint64_t births, uint64_t deaths);
-
 /* The level at the last census and how far it may be off. Needs `begun`. */
 int64_t law_census_level(const struct law *l, int64_t *ret_bound);
 

@@ -2,13 +2,15 @@
 """Leaks of objects that the collector does not track: gc.get_objects(), and so objgraph, shows
 none of them."""
 
+import subprocess
 import unittest
 
 import harness
 
 TARGET = r"""
-import warnings
+import decimal, hashlib, warnings
 class Plain: pass
+class Price(decimal.Decimal): __slots__ = ()
 kept = []
 registry = {}
 warnings.showwarning = lambda *a, **k: None
@@ -20,10 +22,17 @@ def churn():
         c = [{i: [i]} for i in range(15)]
         d = [(i, [i]) for i in range(15)]
         e = [Plain() for i in range(5)]
+        f = [hashlib.sha256() for i in range(9)]
+        g = [decimal.Decimal(i) for i in range(9)]
+        h = [Price(i) for i in range(9)]
 def leak_dicts():
     for i in range(1000): kept.append({text(i): text(i + 1)})
 def leak_tuples():
     for i in range(1000): warnings.warn_explicit(text(i), UserWarning, 'module.py', i, registry=registry)
+def leak_hashes():
+    for i in range(1000): kept.append(hashlib.sha256())
+def leak_decimals():
+    for i in range(1000): kept.append(decimal.Decimal(i))
 def tracked():
     gc.collect(); gc.collect()
     n = {'dict': 0, 'tuple': 0}
@@ -41,6 +50,8 @@ while True:
     churn()
     if what == 'dict': leak_dicts()
     if what == 'tuple': leak_tuples()
+    if what == '_hashlib.HASH': leak_hashes()
+    if what == 'decimal.Decimal': leak_decimals()
     say(both())
 """
 
@@ -56,7 +67,7 @@ class Untracked(harness.RootTest):
         d = harness.Daemon(self, t.pid)
         before = t.ask("")
         d.top(t.pid, "--fresh")
-        for _ in range(3):
+        for _ in range(4):
             t.ask("")
             since = d.ask("top", t.pid, "--fresh")["at"]
         quiet = {g["type"]: g for g in d.ask("growth", t.pid, "--since", since)["types"]}
@@ -69,11 +80,16 @@ class Untracked(harness.RootTest):
         self.assertEqual(grown[name]["quality"], "estimate")
         # The level before attaching is not known and is not made up.
         self.assertIsNone(row["count"])
-        return after[name] - before[name]
+        self.assertGreater(row["frees"], 1000)
+        return after.get(name, 0) - before.get(name, 0)
 
-    def all_builds(self, name):
+    def all_builds(self, name, wanted=lambda version: True):
         seen = {}
         for build, python in harness.interpreters().items():
+            version = subprocess.run([python, "-c", "import sys; print(*sys.version_info[:2])"],
+                                     capture_output=True, text=True, check=True).stdout
+            if not wanted(tuple(map(int, version.split()))):
+                continue
             with self.subTest(python=build):
                 seen[build] = self.see(python, name)
         # That is why this test is here.
@@ -84,6 +100,14 @@ class Untracked(harness.RootTest):
 
     def test_warning_registry(self):
         self.all_builds("tuple")
+
+    def test_types_without_the_collector(self):
+        """Their deaths are counted at the function in tp_dealloc, once there were many births."""
+        self.all_builds("_hashlib.HASH")
+
+    def test_decimals(self):
+        """From 3.13 on the collector knows them."""
+        self.all_builds("decimal.Decimal", (lambda version: version < (3, 13)))
 
 
 if __name__ == "__main__":

@@ -274,33 +274,12 @@ static void test_intervals(void **state)
 	assert_int_equal(b, 10);
 }
 
-/* dict up to 3.13: the census sees the tracked ones. */
-static void test_part(void **state)
-{
-	struct law l = {0};
-
-	law_census_part(&l, 700, 100, 50);
-	assert_int_equal(law_births(&l, 100), 100);
-	/* 1000 {str: str} more, and some tracked ones became untracked: nothing was missed. */
-	law_census_part(&l, 650, 1100, 50);
-	assert_int_equal(law_births(&l, 1100), 1100);
-	/* 80 tracked ones more of which no birth was seen: the free list gave them. */
-	law_census_part(&l, 1780, 1100, 50);
-	assert_int_equal(law_births(&l, 1100), 1180);
-	/* They went back to it and came again: that is not 80 more. */
-	law_census_part(&l, 1700, 1100, 50);
-	law_census_part(&l, 1780, 1100, 50);
-	assert_int_equal(law_births(&l, 1100), 1180);
-	assert_int_equal(law_deaths(&l, 50), 50);
-	assert_false(law_proven(&l));
-}
-
 /* Numbers out of a target that lies. */
 static void test_absurd(void **state)
 {
 	static const uint64_t v[] = {
 		0, 1, 1000, INT64_MAX, UINT64_MAX, (uint64_t)1 << 63, UINT64_MAX - 7};
-	struct law l = {0}, p = {0};
+	struct law l = {0};
 	int64_t b;
 
 	for (size_t i = 0; i < ARRAY_SIZE(v); i++)
@@ -311,8 +290,6 @@ static void test_absurd(void **state)
 				assert_true(b >= 0);
 				law_census_level(&l, &b);
 				assert_true(b >= 0);
-				law_census_part(&p, v[i], v[j], v[k]);
-				law_births(&p, v[i]);
 			}
 	/* Counters that went back: another type, of which nothing is known yet. */
 	l = (struct law){0};
@@ -335,7 +312,6 @@ int main(void)
 		cmocka_unit_test(test_free_list),
 		cmocka_unit_test(test_bound_shrinks),
 		cmocka_unit_test(test_intervals),
-		cmocka_unit_test(test_part),
 		cmocka_unit_test(test_absurd),
 	};
 
