@@ -263,23 +263,23 @@ static void take_down(struct probe *p)
 
 static int bring_up_somehow(struct probe *p, bool perf, struct err *err)
 {
-	struct err why = {""};
 	int r;
 
 	if (!perf) {
 		r = bring_up(p, err);
 		if (r != -EOPNOTSUPP)
 			return r == -ENOSYS ? -EOPNOTSUPP : r;
-		why = *err;
+		if (err)
+			p->no_multi = *err;
 		take_down(p);
 	}
 	p->perf = true;
 	r = bring_up(p, err);
-	if (r && why.msg[0])
+	if (r && p->no_multi.msg[0])
 		err_prefix(err, r,
 			"%s, so perf uprobes were tried (Linux 6.6 or newer with CONFIG_UPROBES "
 			"and CONFIG_BPF_EVENTS is best)",
-			why.msg);
+			p->no_multi.msg);
 	return r == -ENOSYS ? -EOPNOTSUPP : r;
 }
 
@@ -344,6 +344,19 @@ void probe_freep(struct probe **p)
 const char *probe_way(const struct probe *p)
 {
 	return p->perf ? "perf" : "uprobe_multi";
+}
+
+const char *probe_way_reason(const struct probe *p)
+{
+	return p->no_multi.msg;
+}
+
+const char *probe_library(void)
+{
+	static char name[32];
+
+	snprintf(name, sizeof(name), "libbpf %s", libbpf_version_string());
+	return name;
 }
 
 uint64_t probe_cost_ns(const struct probe *p, bool stepped)

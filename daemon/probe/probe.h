@@ -47,6 +47,10 @@ uint64_t probe_cost_ns(const struct probe *p, bool stepped);
 /* How probes are attached: "uprobe_multi", or "perf" on kernels where such links are missing or
  * filter by thread. */
 const char *probe_way(const struct probe *p);
+/* Why it is "perf" although that was not asked for, or "". */
+const char *probe_way_reason(const struct probe *p);
+/* "libbpf v1.4" */
+const char *probe_library(void);
 
 /* Lets go of all targets at once, which takes no longer than one of them would alone. They can
  * still be read; probe_target_free() stays to be called. */

@@ -91,7 +91,8 @@ struct children {
 
 struct probe {
 	struct pyleak_bpf *bpf;
-	bool perf; /* one perf uprobe a site instead of uprobe_multi links */
+	bool perf;           /* one perf uprobe a site instead of uprobe_multi links */
+	struct err no_multi; /* why, if nobody asked for it */
 	struct children children;
 	struct ring_buffer *ring;
 	int epoll, wake;

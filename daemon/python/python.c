@@ -290,6 +290,21 @@ static int find_cpython(struct python *p, struct err *err)
 		(int)p->id.pid, info.comm, c->n);
 }
 
+/* A build without the GIL: objects begin differently there (a type is at 24, not at 8) and no rings
+ * link them, so nothing below would make sense. Told by the third field of _Py_DebugOffsets, from
+ * 3.13 on, where such builds begin (Include/internal/pycore_debug_offsets.h). */
+static bool is_free_threaded(const struct python *p)
+{
+	uint8_t raw[24];
+	uint64_t flag;
+
+	if (p->minor < 13 || mem_read(p->id.pid, p->runtime, raw, sizeof(raw)) < 0 ||
+		memcmp(raw, "xdebugpy", 8) != 0)
+		return false;
+	memcpy(&flag, raw + 16, sizeof(flag));
+	return flag != 0;
+}
+
 /* First read of the target's memory: PyType_Type, whose type is itself. */
 static int find_type(struct python *p, struct err *err)
 {
@@ -331,13 +346,24 @@ static int find_interpreters(struct python *p, struct err *err)
 		r = mem_read_u64(pid, p->runtime + (uint64_t)l->rt_interp_head, &at);
 	if (r < 0 || p->interp == 0)
 		return err_set(err, r < 0 ? r : -EAGAIN, "pid %d: its Python is ending", (int)pid);
-	p->interpreters = 0;
-	while (at != 0 && p->interpreters < INTERPRETERS_MAX) {
-		p->interpreters++;
-		if (mem_read_u64(pid, at + (uint64_t)l->interp_next, &at) < 0)
+	p->interpreters = python_interpreters(p);
+	return 0;
+}
+
+int python_interpreters(const struct python *p)
+{
+	const struct layout *l = &p->layout;
+	uint64_t at;
+	int n = 0;
+
+	if (mem_read_u64(p->id.pid, p->runtime + (uint64_t)l->rt_interp_head, &at) < 0)
+		return p->interpreters;
+	while (at != 0 && n < INTERPRETERS_MAX) {
+		n++;
+		if (mem_read_u64(p->id.pid, at + (uint64_t)l->interp_next, &at) < 0)
 			break;
 	}
-	return 0;
+	return n;
 }
 
 int python_open(pid_t pid, struct python **ret, struct err *err)
@@ -354,6 +380,14 @@ int python_open(pid_t pid, struct python **ret, struct err *err)
 		return err_set(err, r, "pid %d: %s", (int)pid,
 			r == -ESRCH ? "no such process" : strerror(-r));
 	r = find_cpython(p, err);
+	if (r == 0 && is_free_threaded(p)) {
+		p->free_threaded = true;
+		return err_set(err, -EOPNOTSUPP,
+			"pid %d: CPython %s is a free-threaded build, which is not supported: its "
+			"collector keeps no rings of objects; run the service on the ordinary "
+			"build (with the GIL) to have it watched",
+			(int)pid, p->version);
+	}
 	if (r == 0)
 		r = find_type(p, err);
 	if (r == 0)

@@ -47,6 +47,9 @@ int python_open(pid_t pid, struct python **ret, struct err *err);
 void python_free(struct python *p);
 void python_freep(struct python **p);
 
+/* How many interpreters the process has now: sub-interpreters come and go. */
+int python_interpreters(const struct python *p);
+
 /* Cheap: whether the process maps something that looks like CPython (path of executable or of a
  * library contains "python"). For scanning /proc; no ELF file is read. */
 bool python_looks_like(pid_t pid);
