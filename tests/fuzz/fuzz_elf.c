@@ -19,7 +19,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	static const char *const names[] = {"_PyRuntime", "PyType_Type", "main", "_init", ""};
 	static int fd = -1;
-	static volatile unsigned sink; /* what is read must be read */
+	static volatile __attribute__((unused)) unsigned sink; /* what is read must be read */
 	_cleanup_(elf_image_freep) struct elf_image *e = NULL;
 	const struct elf_segment *s;
 	uint64_t addr, bytes, offset;
