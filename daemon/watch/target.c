@@ -8,6 +8,7 @@
 #include "daemon/util/units.h"
 
 #define TYPES_MAX             16384
+#define FREE_LIST             80 /* of lists and dicts: listobject.c, dictobject.c; most are shorter */
 #define IDLE_US               2000000ULL /* no hit for so long: read the rings from outside */
 #define OUTSIDE_OBJECTS_MAX   2000000ULL
 #define TOO_LARGE_RETRY_FIRST (10 * 60 * 1000LL) /* ms; doubled each time, up to a day */
@@ -123,8 +124,8 @@ static void type_name(struct target *t, struct target_type *ty)
 	ty->track = track_type_get(t->track, ty->serial, ty->info.name);
 }
 
-/* Some of its births and deaths are a push to and a pop from a list of the interpreter's own, which
- * no site sees: the level is right all the same, both together are too small by as much. */
+/* Some of its births and deaths are a pop from and a push to a list of the interpreter's own, which
+ * no site sees: the level may be off by the length of that list however often it was right. */
 static bool has_free_list(const struct target_type *ty)
 {
 	static const char *const names[] = {"list", "dict", "tuple", "float", "frame", "slice",
@@ -224,12 +225,20 @@ static bool at_census(const struct target *t)
 
 int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound)
 {
-	if (ty->census && ty->always_tracked)
-		return at_census(t) ? law_census_level(&ty->law, ret_bound)
-				    : law_level(&ty->law, ty->births, ty->deaths, ret_bound);
+	int64_t level = TRACK_UNKNOWN, bound = -1;
+
+	if (ty->census && ty->always_tracked) {
+		if (at_census(t)) {
+			level = law_census_level(&ty->law, &bound);
+		} else {
+			level = law_level(&ty->law, ty->births, ty->deaths, &bound);
+			if (has_free_list(ty))
+				bound = MAX(bound, (int64_t)FREE_LIST);
+		}
+	}
 	if (ret_bound)
-		*ret_bound = -1;
-	return TRACK_UNKNOWN;
+		*ret_bound = bound;
+	return level;
 }
 
 enum track_quality target_type_quality(const struct target *t, const struct target_type *ty)
@@ -238,7 +247,7 @@ enum track_quality target_type_quality(const struct target *t, const struct targ
 		return TRACK_BLIND;
 	if (t->dropped_types || t->totals.dropped)
 		return TRACK_ESTIMATE;
-	return law_proven(&ty->law) ? TRACK_EXACT : TRACK_ESTIMATE;
+	return law_proven(&ty->law) && !has_free_list(ty) ? TRACK_EXACT : TRACK_ESTIMATE;
 }
 
 bool target_type_flow(const struct target_type *ty, uint64_t *ret_births, uint64_t *ret_deaths)

@@ -25,6 +25,11 @@ def churn():
         f = [hashlib.sha256() for i in range(9)]
         g = [decimal.Decimal(i) for i in range(9)]
         h = [Price(i) for i in range(9)]
+def empty_free_lists():
+    for r in range(30):
+        x = [(i, text(i)) for i in range(3000)]
+        del x
+        gc.collect()
 def leak_dicts():
     for i in range(1000): kept.append({text(i): text(i + 1)})
 def leak_tuples():
@@ -49,6 +54,7 @@ while True:
     what = hear()
     churn()
     if what == 'dict': leak_dicts()
+    if what == 'empty': empty_free_lists()
     if what == 'tuple': leak_tuples()
     if what == '_hashlib.HASH': leak_hashes()
     if what == 'decimal.Decimal': leak_decimals()
@@ -100,6 +106,22 @@ class Untracked(harness.RootTest):
 
     def test_warning_registry(self):
         self.all_builds("tuple")
+
+    def test_emptied_free_lists(self):
+        """A full collection frees what they hold: 2000 tuples of one length, sixty thousand here.
+        That is inlined in some builds."""
+        for build, python in harness.interpreters().items():
+            with self.subTest(python=build):
+                t = harness.Target(self, TARGET, python)
+                t.hear()
+                d = harness.Daemon(self, t.pid)
+                t.ask("empty")
+                old = d.top(t.pid, "--fresh")["tuple"]
+                t.ask("empty")
+                new = d.top(t.pid, "--fresh")["tuple"]
+                births, deaths = new["allocs"] - old["allocs"], new["frees"] - old["frees"]
+                self.assertGreater(births, 60000)
+                self.assertAlmostEqual(births, deaths, delta=SLACK)
 
     def test_types_without_the_collector(self):
         """Their deaths are counted at the function in tp_dealloc, once there were many births."""
