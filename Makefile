@@ -194,6 +194,11 @@ lint: all
 		agent capture ctl daemon graph
 	$(Q)clang-tidy --quiet $(sort $(foreach p,$(PROGRAMS),$(filter %.c,$(SRC_$(p))))) 2>/dev/null
 
+# Counts against the truth on every build of CPython, into docs/matrix.md; borrows other Debian
+# releases as roots below $(O) (root, debootstrap, a network when they are made).
+matrix: all
+	tests/matrix/matrix.py --build $(O) --roots $(O)/roots --output docs/matrix.md
+
 docs/%.svg: docs/%.dot
 	dot -Tsvg $< -o $@
 docs: docs/dataflow.svg
