@@ -36,10 +36,10 @@ int on_birth(struct pt_regs *ctx)
 	if (!t || !counts)
 		return 0;
 	hit(t, cookie);
+	type = site_argument(ctx, PYLEAK_COOKIE_REG(cookie));
 	/* Before this birth is counted: the object is in no ring yet. */
 	if (t->armed)
-		census(t, slot, 0);
-	type = site_argument(ctx, PYLEAK_COOKIE_REG(cookie));
+		census(t, slot, type, 0, 0);
 	c = count_of(counts, type, t->epoch);
 	if (!c) {
 		__sync_fetch_and_add(&t->dropped, 1);
@@ -93,6 +93,8 @@ int on_death(struct pt_regs *ctx)
 		return 0;
 	hit(t, cookie);
 	op = site_argument(ctx, PYLEAK_COOKIE_REG(cookie));
+	if (t->stepping)
+		cursor_dies(slot, op);
 	if (!read_user(&type, sizeof(type), op + OFF_OB_TYPE))
 		c = count_of(counts, type, t->epoch);
 	if (c) {
@@ -109,7 +111,7 @@ int on_death(struct pt_regs *ctx)
 	 * the rings already while its attributes are freed one by one), and those neither are in the
 	 * rings nor count as dead yet: off by their number. So wait for a birth first.
 	 */
-	if (t->armed && bpf_ktime_get_ns() - t->armed_ns > CENSUS_PATIENCE_NS)
-		census(t, slot, op);
+	if (t->armed)
+		census(t, slot, type, op, CENSUS_PATIENCE_NS);
 	return 0;
 }

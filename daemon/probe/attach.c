@@ -115,12 +115,17 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 		goto fail;
 	}
 	/* Without rings there are counters and no census: probe_census_arm() will say so. */
-	t->has_rings = python_find_rings(py, &t->rings, NULL) == 0 &&
-		       (py->interpreters <= 1 || py->minor < 12);
+	t->has_rings = python_find_rings(py, &t->rings, NULL) == 0;
 	if (t->has_rings) {
 		for (int i = 0; i < 4; i++)
 			s->head[i] = t->rings.head[3 - i];
 		s->collecting = t->rings.collecting;
+		for (int i = 0; i < 3; i++) {
+			s->collections[i] = t->rings.collections[i];
+			s->collections_slot[i] = t->rings.collections_slot[i];
+		}
+		s->pending = t->rings.pending;
+		s->young_count = t->rings.young_count;
 	}
 	r = attach_kind(t, PLAN_DEATH, p->bpf->progs.on_death, err);
 	if (!r)

@@ -7,21 +7,58 @@
 #include "daemon/util/u64map.h"
 #include "daemon/util/units.h"
 
-static struct census_type census_type_at(const struct entry *e, uint32_t epoch)
+#define CLOSE_MAX_NS 5000000UL
+
+_Static_assert(CENSUS_REASONS == PYLEAK_N_RESTARTS, "one name each");
+
+const char *census_reason(unsigned i)
+{
+	static const char *const names[] = {
+		[PYLEAK_RESTART_COLLECTION] = "full collection",
+		[PYLEAK_RESTART_FREEZE] = "gc.freeze or unfreeze",
+		[PYLEAK_RESTART_YOUNG] = "collection while the young generations were walked",
+		[PYLEAK_RESTART_LOST] = "objects freed where a step ended",
+		[PYLEAK_RESTART_REUSED] = "memory used again where a step ended",
+		[PYLEAK_RESTART_PROMOTED] = "large promotion",
+		[PYLEAK_RESTART_RING] = "arrived in another generation",
+		[PYLEAK_RESTART_LINK] = "broken link",
+		[PYLEAK_RESTART_FAULT] = "unreadable object",
+	};
+
+	return i < ARRAY_SIZE(names) ? names[i] : "";
+}
+
+const char *census_way_name(enum census_way w)
+{
+	static const char *const names[] = {
+		[CENSUS_ONE_SHOT] = "one-shot",
+		[CENSUS_STEPWISE] = "stepwise",
+		[CENSUS_OUTSIDE] = "outside",
+	};
+
+	return (unsigned)w < ARRAY_SIZE(names) ? names[w] : "";
+}
+
+static struct census_type census_type_at(const struct entry *e, const struct pyleak_census *at)
 {
 	const struct pyleak_count *c = &e->count;
-	bool stamped = c->epoch == epoch;
+	bool stamped = c->epoch == at->epoch;
+	uint64_t max = c->live_run == at->run ? c->live : 0;
+	uint64_t min = c->live_stamp == at->stamp ? c->live_min : 0;
 
 	return (struct census_type){.type = e->type,
-		.live = c->live_epoch == epoch ? c->live : 0,
+		.live_min = min,
+		.live = min + (max - min) / 2,
+		.live_max = max,
 		.births = stamped ? c->births_at : c->births,
 		.deaths = stamped ? c->deaths_at : c->deaths,
 		.incarnation = c->incarnation};
 }
 
 /* The counters of every type as they stood at the census's instant, see struct pyleak_count. */
-static int census_collect(struct probe_target *t, uint32_t epoch)
+static int census_collect(struct probe_target *t, const struct pyleak_census *at)
 {
+	uint32_t epoch = at->epoch;
 	_cleanup_free_ struct entry *v = NULL;
 	_cleanup_free_ struct census_type *out = NULL;
 	_cleanup_(u64map_release) struct u64map seen = {0};
@@ -53,8 +90,8 @@ static int census_collect(struct probe_target *t, uint32_t epoch)
 	for (size_t i = 0; i < n; i++) {
 		if (!v[i].count.incarnation || !counters_worth_telling(&v[i].count))
 			continue;
-		out[n_out] = census_type_at(&v[i], epoch);
-		if (!out[n_out].live && !out[n_out].births && !out[n_out].deaths)
+		out[n_out] = census_type_at(&v[i], at);
+		if (!out[n_out].live_max && !out[n_out].births && !out[n_out].deaths)
 			continue; /* came after the census, or was never counted */
 		if (t->gone.n && u64map_put(&seen, v[i].count.incarnation, 1))
 			return -ENOMEM;
@@ -67,9 +104,15 @@ static int census_collect(struct probe_target *t, uint32_t epoch)
 			continue;
 		if (u64map_get(&seen, e.count.incarnation) || !counters_worth_telling(&e.count))
 			continue;
-		out[n_out] = census_type_at(&e, epoch);
-		if (out[n_out].live || out[n_out].births || out[n_out].deaths)
+		out[n_out] = census_type_at(&e, at);
+		if (out[n_out].live_max || out[n_out].births || out[n_out].deaths)
 			n_out++;
+	}
+	for (size_t i = 0; i < n_out; i++) {
+		/* Cannot be: something broke the order of the rings and was not noticed. */
+		if (out[i].live_min > out[i].live_max)
+			return -ESTALE;
+		t->result.width += out[i].live_max - out[i].live_min;
 	}
 	t->result_types = TAKE_PTR(out);
 	t->result.types = t->result_types;
@@ -80,22 +123,43 @@ static int census_collect(struct probe_target *t, uint32_t epoch)
 /* Turns an answered census into a result that waits for probe_dispatch(). */
 int census_finish(struct probe_target *t)
 {
-	const struct pyleak_census *c = &t->probe->shared[t->slot].census;
+	const struct pyleak_target *s = &t->probe->shared[t->slot];
+	struct pyleak_census c = s->census;
 	int r = 0;
 
 	t->result = (struct census_result){
-		.at_ms =
-			now_realtime_ms() - (int64_t)((now_monotonic_ns() - c->start_ns) / 1000000),
-		.pause_ns = c->end_ns - c->start_ns,
-		.objects = c->objects,
+		.way = c.steps == 1 && c.pause_ns <= s->budget_ns ? CENSUS_ONE_SHOT
+								  : CENSUS_STEPWISE,
+		.estimate = c.flags & PYLEAK_CENSUS_YOUNG,
+		.at_ns = c.start_ns,
+		.pause_ns = c.pause_ns,
+		.close_ns = c.close_ns,
+		.cost_ns = c.cost_ns,
+		.wall_ns = c.end_ns > t->armed_ns ? c.end_ns - t->armed_ns : 0,
+		.objects = c.objects,
+		.steps = c.steps,
 	};
-	if (c->status == PYLEAK_CENSUS_OK)
-		r = census_collect(t, c->epoch);
-	else
-		t->result.status =
-			c->status == PYLEAK_CENSUS_TOO_LARGE ? CENSUS_TOO_LARGE : CENSUS_FAULT;
-	if (r)
+	for (unsigned i = 0; i < CENSUS_REASONS; i++)
+		t->result.restarts[i] = c.restarts[i];
+	switch (c.status) {
+	case PYLEAK_CENSUS_OK:
+		t->result.at_ms =
+			now_realtime_ms() - (int64_t)((now_monotonic_ns() - c.start_ns) / 1000000);
+		r = census_collect(t, &c);
+		if (r)
+			t->result.status = CENSUS_FAULT;
+		break;
+	case PYLEAK_CENSUS_RESTARTS:
+		t->result.status = CENSUS_RESTARTS;
+		break;
+	case PYLEAK_CENSUS_TOO_LARGE:
+		t->result.status = CENSUS_TOO_LARGE;
+		break;
+	default:
 		t->result.status = CENSUS_FAULT;
+	}
+	if (t->result.status != CENSUS_OK)
+		t->result.at_ms = now_realtime_ms();
 	t->ready = true;
 	return r == -ENOMEM ? r : 0;
 }
@@ -106,21 +170,38 @@ int probe_census_arm(struct probe_target *t, uint64_t budget_ns)
 
 	if (!t->has_rings)
 		return -EPROTO;
+	if (python_interpreters(t->py) > 1)
+		return -EMLINK;
 	if (t->armed)
 		return -EBUSY;
 	if (++t->number == 0)
 		t->number = 1;
 	t->armed = t->number;
+	t->armed_ns = now_monotonic_ns();
 	s->budget_ns = budget_ns;
-	s->armed_ns = now_monotonic_ns();
+	s->close_ns = MAX(budget_ns, MIN(5 * budget_ns, CLOSE_MAX_NS));
+	s->armed_ns = t->armed_ns;
+	s->census_steps = 0;
 	__atomic_store_n(&s->armed, t->number, __ATOMIC_SEQ_CST);
 	return 0;
+}
+
+unsigned probe_census_steps(const struct probe_target *t)
+{
+	return t->armed ? __atomic_load_n(&t->probe->shared[t->slot].census_steps, __ATOMIC_RELAXED)
+			: 0;
+}
+
+void probe_census_close_at(struct probe_target *t, uint64_t type)
+{
+	__atomic_store_n(&t->probe->shared[t->slot].close_type, type, __ATOMIC_SEQ_CST);
 }
 
 void probe_census_cancel(struct probe_target *t)
 {
 	__atomic_store_n(&t->probe->shared[t->slot].armed, 0, __ATOMIC_SEQ_CST);
-	/* If the walk has begun its event will come, with a number that nobody waits for. */
+	__atomic_store_n(&t->probe->shared[t->slot].stepping, 0, __ATOMIC_SEQ_CST);
+	/* If a step is under way its event may come, with a number that nobody waits for. */
 	t->armed = 0;
 	t->ready = false;
 	free(t->result_types);
@@ -153,7 +234,7 @@ int probe_census_outside(struct probe_target *t, uint64_t max_objects)
 {
 	_cleanup_free_ struct python_level *levels = NULL;
 	_cleanup_free_ struct census_type *out = NULL;
-	struct census_result result = {.outside = true};
+	struct census_result result = {.way = CENSUS_OUTSIDE};
 	struct pyleak_count c;
 	uint64_t before, objects;
 	size_t n, n_out = 0;
@@ -161,11 +242,14 @@ int probe_census_outside(struct probe_target *t, uint64_t max_objects)
 
 	if (!t->has_rings)
 		return -EPROTO;
+	if (python_interpreters(t->py) > 1)
+		return -EMLINK;
 	before = slot_hits(t->probe, t->slot);
 	r = python_read_levels(t->py, &t->rings, 3, max_objects, &levels, &n, &objects);
 	if (r)
 		return r;
 	result.at_ms = now_realtime_ms();
+	result.at_ns = now_monotonic_ns();
 	result.objects = objects;
 	out = calloc(n + 1, sizeof(*out));
 	if (!out)
@@ -177,7 +261,9 @@ int probe_census_outside(struct probe_target *t, uint64_t max_objects)
 				return r == -E2BIG ? -ENOSPC : -EAGAIN;
 		}
 		out[n_out++] = (struct census_type){.type = levels[i].type,
+			.live_min = levels[i].count,
 			.live = levels[i].count,
+			.live_max = levels[i].count,
 			.births = c.births,
 			.deaths = c.deaths,
 			.incarnation = c.incarnation};

@@ -149,7 +149,8 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 				      __atomic_load_n(&s->lost, __ATOMIC_RELAXED) + t->gone.dropped;
 		ret_totals->run_ns = (ret_totals->hits > stepped ? ret_totals->hits - stepped : 0) *
 					     t->probe->cost_ns +
-				     stepped * t->probe->cost_stepped_ns + t->sweep_ns;
+				     stepped * t->probe->cost_stepped_ns + t->sweep_ns +
+				     __atomic_load_n(&s->census_ns, __ATOMIC_RELAXED);
 		if (t->children)
 			ret_totals->children_delay_ns = t->probe->children.delay_ns;
 	}

@@ -231,6 +231,7 @@ static int bring_up(struct probe *p, struct err *err)
 			bpf_program__set_expected_attach_type(prog, 0);
 	bpf_map__set_max_entries(p->bpf->maps.targets, p->max_targets + 1);
 	bpf_map__set_max_entries(p->bpf->maps.counts_of, p->max_targets + 1);
+	bpf_map__set_max_entries(p->bpf->maps.progresses, p->max_targets + 1);
 	r = pyleak_bpf__load(p->bpf);
 	if (r == -EPERM || r == -EACCES)
 		return probe_refused(p, err, "loading BPF programs");
@@ -424,6 +425,9 @@ int probe_dispatch(struct probe *p)
 		t->armed = 0;
 		result = t->result;
 		types = TAKE_PTR(t->result_types);
+		/* One has come since it was armed. */
+		if (result.status == CENSUS_OK && python_interpreters(t->py) > 1)
+			result.status = CENSUS_FAULT;
 		if (t->options.on_census)
 			t->options.on_census(t, &result, t->options.userdata);
 	}

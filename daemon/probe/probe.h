@@ -74,26 +74,50 @@ int probe_clean_children(struct probe *p);
 
 enum census_status {
 	CENSUS_OK,
-	CENSUS_TOO_LARGE, /* the walk would have taken longer than its budget and was given up */
-	CENSUS_FAULT,     /* a page was not there, or a link did not fit: try again later */
+	CENSUS_TOO_LARGE, /* the heap needs more than one step, and this build allows no more */
+	CENSUS_RESTARTS,  /* given up: had to begin anew too often, see restarts */
+	CENSUS_FAULT,     /* what was found cannot be: try again later */
+};
+
+/* How a census was taken. */
+enum census_way {
+	CENSUS_ONE_SHOT, /* one hit within the budget: every interval has width 0 */
+	CENSUS_STEPWISE, /* forward and back again in steps */
+	CENSUS_OUTSIDE,  /* read from outside, no pause: see probe_census_outside() */
 };
 
 struct census_type {
-	uint64_t type;           /* address */
-	uint64_t live;           /* tracked objects at that instant */
+	uint64_t type; /* address */
+	/* Tracked objects at that instant: at least live_min, at most live_max; live is the middle,
+	 * and it is exact if they are the same. */
+	uint64_t live_min, live, live_max;
 	uint64_t births, deaths; /* counters at the same instant, since attach */
 	uint64_t incarnation;    /* as in struct probe_count */
 };
 
+#define CENSUS_REASONS 9
+
 struct census_result {
 	enum census_status status;
-	int64_t at_ms;     /* realtime */
-	uint64_t pause_ns; /* how long the target's thread was held */
-	uint64_t objects;  /* walked */
-	bool outside;      /* read from outside, no pause: see probe_census_outside() */
-	const struct census_type *types; /* valid during the callback */
+	enum census_way way;
+	bool estimate; /* the young rings were too large for one step: intervals may be wrong */
+	int64_t at_ms; /* realtime, of the instant */
+	uint64_t at_ns;    /* CLOCK_MONOTONIC, when the closing step began */
+	uint64_t pause_ns; /* longest step: how long the target's thread was held */
+	uint64_t close_ns; /* the closing step */
+	uint64_t cost_ns;  /* all steps together */
+	uint64_t wall_ns;  /* from arming to the end */
+	uint64_t objects;  /* walked forward */
+	uint64_t width;    /* sum of live_max - live_min */
+	unsigned steps;
+	unsigned restarts[CENSUS_REASONS]; /* by reason, see census_reason() */
+	const struct census_type *types;   /* valid during the callback */
 	size_t n_types;
 };
+
+/* "full collection", ...: why a census had to begin anew; i < CENSUS_REASONS. */
+const char *census_reason(unsigned i);
+const char *census_way_name(enum census_way w); /* "one-shot", "stepwise", "outside" */
 
 struct probe_target_options {
 	void *userdata;
@@ -112,13 +136,19 @@ char *probe_target_describe(const struct probe_target *t, char *buf, size_t n);
 /* The same to be looked through. */
 const struct plan *probe_target_plan(const struct probe_target *t);
 
-/* Arms a census: the next hit at which the collector is idle walks the rings, for at most
- * budget_ns (it gives up at the limit: the pause is bounded whatever the heap). One at a time:
- * -EBUSY; -EPROTO: the target's rings are not known, or not the only ones (sub-interpreters from
- * 3.12 on may have a GIL of their own and allocate during the walk). The result comes through
- * on_census. probe_census_cancel() takes an unanswered one back. */
+/* Arms a census: hits at which the collector is idle walk the rings, in steps of at most budget_ns
+ * with four times as long between them; the closing one may take 5 times the budget, or 5 ms if
+ * that is less, or the budget if that is more. A heap that fits into the first step is done in it.
+ * One at a time: -EBUSY; -EPROTO: the target's rings are not known; -EMLINK: it has
+ * sub-interpreters, whose objects are in rings of their own and which from 3.12 on may allocate
+ * during the walk. The result comes through on_census. probe_census_cancel() takes an unanswered
+ * one back. */
 int probe_census_arm(struct probe_target *t, uint64_t budget_ns);
 void probe_census_cancel(struct probe_target *t);
+/* Steps done of the census that is out; 0 if none is. */
+unsigned probe_census_steps(const struct probe_target *t);
+/* For tests: only the birth of an object of this type (address) closes a census; 0: any hit. */
+void probe_census_close_at(struct probe_target *t, uint64_t type);
 
 /* The same for an idle target, which never hits a probe: reads the rings from outside until two
  * passes agree (python_read_levels()), with no pause. Calls on_census before it returns 0;

@@ -74,6 +74,7 @@ struct probe_target {
 	struct gone_list gone; /* not yet reported by probe_target_read() */
 
 	uint32_t armed;  /* number of the census that is out, 0: none */
+	uint64_t armed_ns;
 	uint32_t number; /* last one given */
 	bool ready;      /* its result is here and waits for probe_dispatch(): */
 	struct census_result result;

@@ -71,6 +71,13 @@ char *python_describe(const struct python *p, char *buf, size_t n);
 struct python_rings {
 	uint64_t head[4];	/* young, middle, old, permanent; permanent 0 if not found */
 	uint64_t collecting;	/* address of gcstate->collecting (int) */
+	/* Addresses of what tells that the collector has been at work, all 0 if not known. How often
+	 * generation i was collected: a 64-bit number at collections[i]; or, where
+	 * collections_slot[i] is not 0, 64 times the byte there further on (3.15). How many objects
+	 * were moved to the old ring since that was last collected (64 bits). How many were born
+	 * less died since generation 0 was (int). */
+	uint64_t collections[3], collections_slot[3];
+	uint64_t pending, young_count;
 };
 
 /* -EPROTO: no rings of the known shape (free-threaded, or an incremental collector). */

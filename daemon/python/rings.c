@@ -177,6 +177,51 @@ static uint64_t find_collecting(const struct python *p, uint64_t head0)
 	return gc + (uint64_t)l->gc_collecting;
 }
 
+/*
+ * The collector's own books. Up to 3.14 behind the permanent generation: generation_stats[3] of
+ * three words, collections first; in 3.15 there is a pointer to ring buffers of such records, of 64
+ * bytes with collections at 16, behind each buffer the byte that says which record is the last: 11
+ * for generation 0, 3 for each other (internal/pycore_interp_structs.h, struct gc_stats). And
+ * long_lived_pending, two words behind callbacks.
+ */
+static void find_books(const struct python *p, struct python_rings *r)
+{
+	static const struct {
+		uint16_t buffer, slot;
+	} ringed[3] = {{0, 704}, {712, 712 + 192}, {912, 912 + 192}};
+	const struct layout *l = &p->layout;
+	uint64_t gc = gc_state(p), stats, n;
+
+	if (l->gc_permanent < 0 || l->gc_callbacks < 0 || l->gc_gen_count < 0)
+		return;
+	stats = gc + (uint64_t)l->gc_permanent + HEAD_STEP;
+	if (p->minor >= 15 && mem_read_u64(p->id.pid, stats, &stats) < 0)
+		return;
+	for (int i = 0; i < 3; i++) {
+		uint8_t slot = 0;
+
+		r->collections[i] = stats + (uint64_t)i * 24;
+		r->collections_slot[i] = 0;
+		if (p->minor >= 15) {
+			r->collections[i] = stats + ringed[i].buffer + 16;
+			r->collections_slot[i] = stats + ringed[i].slot;
+			if (mem_read(p->id.pid, r->collections_slot[i], &slot, 1) < 0 || slot > 10)
+				goto unknown;
+		}
+		if (mem_read_u64(p->id.pid, r->collections[i] + slot * 64u, &n) < 0 || n >> 48)
+			goto unknown;
+	}
+	r->pending = gc + (uint64_t)l->gc_callbacks + 16;
+	if (mem_read_u64(p->id.pid, r->pending, &n) < 0 || n >> 48)
+		goto unknown;
+	r->young_count = r->head[0] + (uint64_t)l->gc_gen_count;
+	return;
+unknown:
+	memset(r->collections, 0, sizeof(r->collections));
+	memset(r->collections_slot, 0, sizeof(r->collections_slot));
+	r->pending = 0;
+}
+
 int python_find_rings(const struct python *p, struct python_rings *ret, struct err *err)
 {
 	struct python_rings r = {.collecting = 0};
@@ -197,6 +242,7 @@ int python_find_rings(const struct python *p, struct python_rings *ret, struct e
 			"pid %d: the collector's state of this CPython %s does not look as in "
 			"other 3.%d",
 			(int)p->id.pid, p->version, p->minor);
+	find_books(p, &r);
 	*ret = r;
 	return 0;
 }

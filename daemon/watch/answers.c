@@ -194,6 +194,9 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 		uint64_t births, deaths;
 		bool flow = target_type_flow(ty, &births, &deaths);
 		int64_t tracked = ty->census ? (int64_t)ty->live : have_census ? 0 : TRACK_UNKNOWN;
+		int64_t tracked_bound = tracked == TRACK_UNKNOWN ? -1
+					: ty->census	       ? (int64_t)ty->live_bound
+							       : 0;
 		struct named *e = out ? &o[out - 1] : NULL;
 
 		if (!e || strcmp(e->name, ty->info.name)) {
@@ -203,7 +206,7 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 				.level = level,
 				.bound = bound,
 				.tracked = tracked,
-				.tracked_bound = tracked == TRACK_UNKNOWN ? -1 : 0,
+				.tracked_bound = tracked_bound,
 				.flow = flow,
 				.births = births,
 				.deaths = deaths,
@@ -221,6 +224,7 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 		e->level = add_level(e->level, level);
 		e->bound = add_bound(e->bound, bound);
 		e->tracked = add_level(e->tracked, tracked);
+		e->tracked_bound = add_bound(e->tracked_bound, tracked_bound);
 		e->flow &= flow;
 		e->births += births;
 		e->deaths += deaths;
@@ -308,13 +312,20 @@ static const char *target_state(const struct target *t)
 static json_t *census_json(const struct target *t)
 {
 	const struct target_census *c = target_census(t);
+	json_t *restarts;
 
 	if (!c->at_ms)
 		return json_null();
-	return json_pack("{s:I, s:I, s:o, s:i, s:s, s:b}", "objects", (json_int_t)c->objects,
+	restarts = json_object();
+	for (unsigned i = 0; i < CENSUS_REASONS; i++)
+		if (c->restarts[i])
+			json_object_set_new(restarts, census_reason(i),
+				json_integer((json_int_t)c->restarts[i]));
+	return json_pack("{s:I, s:I, s:o, s:I, s:s, s:b, s:I, s:b, s:o}", "objects", (json_int_t)c->objects,
 		"pause_us_max", (json_int_t)((c->pause_ns_max + 999) / 1000), "at",
-		json_time(c->at_ms), "width", 0, "way", c->outside ? "outside" : "one-shot",
-		"outside", c->outside);
+		json_time(c->at_ms), "width", (json_int_t)c->width, "way", census_way_name(c->way),
+		"outside", c->way == CENSUS_OUTSIDE, "steps", (json_int_t)c->steps, "estimate",
+		c->estimate, "restarts", restarts);
 }
 
 static json_t *coverage_json(const struct target *t)
@@ -338,14 +349,20 @@ static void target_reason(const struct target *t, char *buf, size_t n)
 {
 	const struct proc_info *p = target_info(t);
 	uint64_t delay_ns = target_totals(t)->children_delay_ns;
-	char forks[160] = "";
+	int interpreters = python_interpreters(target_python(t));
+	char forks[160] = "", more[256] = "";
 
+	if (interpreters > 1)
+		snprintf(more, sizeof(more),
+			"; has %d sub-interpreter%s, whose objects are in lists of their own: no census "
+			"as long as that is so, levels are counted on from the last one",
+			interpreters - 1, interpreters > 2 ? "s" : "");
 	if (delay_ns > 1000000000)
 		snprintf(forks, sizeof(forks),
 			"; forks so often that its children run slower for up to %.1f s, until the "
 			"breakpoints they inherit are taken out",
 			(double)delay_ns / 1e9);
-	snprintf(buf, n, "%s%s%s%s%s", target_census(t)->reason, forks,
+	snprintf(buf, n, "%s%s%s%s%s%s", target_census(t)->reason, more, forks,
 		target_dropped(t) ? "; events were lost, no verdicts are given" : "",
 		p->seccomp_mode == 2
 			? "; under seccomp: a dump needs the capture helper's CAP_SYS_ADMIN and no "
@@ -361,7 +378,7 @@ static json_t *target_json(const struct target *t)
 	const struct python *py = target_python(t);
 	const struct proc_info *p = target_info(t);
 	double cost = target_overhead(t);
-	char reason[640];
+	char reason[1024];
 
 	target_reason(t, reason, sizeof(reason));
 	return json_pack("{s:i, s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:o, s:s, s:I, s:I, s:I, s:o}",

@@ -9,6 +9,8 @@
 
 #define TYPES_MAX             16384
 #define FREE_LIST             80 /* of lists and dicts: listobject.c, dictobject.c; most are shorter */
+#define CENSUS_MAX_MS         (10 * 60 * 1000LL) /* a census that takes longer is given up */
+#define ESTIMATE_OBJECTS      64ULL /* an estimate's numbers may be off so far, or 2 % */
 #define IDLE_US               2000000ULL /* no hit for so long: read the rings from outside */
 #define OUTSIDE_OBJECTS_MAX   2000000ULL
 #define TOO_LARGE_RETRY_FIRST (10 * 60 * 1000LL) /* ms; doubled each time, up to a day */
@@ -37,6 +39,9 @@ struct target {
 
 	struct target_census census;
 	bool armed;       /* a census is on its way */
+	int64_t armed_ms;
+	unsigned steps;   /* it had taken when last looked at */
+	int64_t due_ms;   /* the next one not before, unless somebody asks */
 	int64_t retry_ms; /* TOO_LARGE: not before */
 	int64_t retry_delay_ms;
 	int64_t sampled_ms;
@@ -354,26 +359,54 @@ static void sample_without_census(struct target *t)
 	answer_waiters(t, false);
 }
 
+static void no_census_reason(struct target *t, const struct census_result *r)
+{
+	char *to = t->census.reason, pause[32];
+	size_t n = sizeof(t->census.reason), at;
+
+	format_duration(pause, sizeof(pause), t->o.config->budget_pause_ns);
+	if (r->status == CENSUS_TOO_LARGE) {
+		snprintf(to, n,
+			"no census: the heap is too large for one walk within budget.pause (%s), and in "
+			"this build the collector's work cannot be seen between two; a dump gives the "
+			"levels",
+			pause);
+		return;
+	}
+	at = (size_t)snprintf(to, n,
+		"no census: the heap is too large for one walk within budget.pause (%s), and walks in "
+		"steps were cut short",
+		pause);
+	for (unsigned i = 0; i < CENSUS_REASONS && at < n; i++)
+		if (r->restarts[i])
+			at += (size_t)snprintf(
+				to + at, n - at, " %u x by %s,", r->restarts[i], census_reason(i));
+	if (at < n)
+		snprintf(to + at, n - at, " a dump gives the levels");
+}
+
 static void on_census(struct probe_target *pt, const struct census_result *r, void *userdata)
 {
 	struct target *t = userdata;
 	struct target_census *c = &t->census;
-	char pause[32];
+	bool outside = r->way == CENSUS_OUTSIDE;
 
 	end_sample(t);
 	c->pause_ns_max = MAX(c->pause_ns_max, r->pause_ns);
-	if (r->status == CENSUS_TOO_LARGE) {
+	for (unsigned i = 0; i < CENSUS_REASONS; i++)
+		c->restarts[i] += r->restarts[i];
+	/* One step costs less than the sample around it; what many cost is saved up first. */
+	t->due_ms = 0;
+	if (r->way == CENSUS_STEPWISE && t->o.config->budget_cpu > 0)
+		t->due_ms = now_realtime_ms() +
+			    (int64_t)((double)r->cost_ns / 1e6 / t->o.config->budget_cpu);
+	if (r->status == CENSUS_TOO_LARGE || r->status == CENSUS_RESTARTS) {
 		t->retry_delay_ms = t->retry_delay_ms
 					    ? MIN(2 * t->retry_delay_ms, TOO_LARGE_RETRY_MAX)
 					    : TOO_LARGE_RETRY_FIRST;
 		t->retry_ms = r->at_ms + t->retry_delay_ms;
 		c->state = TARGET_CENSUS_TOO_LARGE;
-		snprintf(c->reason, sizeof(c->reason),
-			"no census: the heap is too large to walk within budget.pause (%s; %llu "
-			"objects "
-			"were walked by then), a dump gives the levels",
-			format_duration(pause, sizeof(pause), t->o.config->budget_pause_ns),
-			(unsigned long long)r->objects);
+		no_census_reason(t, r);
 		log_info("pid %d: %s", t->info.id.pid, c->reason);
 	} else if (r->status != CENSUS_OK) {
 		c->state = TARGET_CENSUS_MISSED;
@@ -394,6 +427,9 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	for (size_t i = 0; i < r->n_types; i++) {
 		const struct census_type *k = &r->types[i];
 		struct target_type *ty = type_find(t, k->type);
+		uint64_t doubt = r->estimate ? MAX(k->live_max / 50, ESTIMATE_OBJECTS) : 0;
+		uint64_t min = k->live_min > doubt ? k->live_min - doubt : 0;
+		uint64_t max = k->live_max + doubt;
 
 		if (!ty)
 			ty = type_new(t, k->type);
@@ -404,7 +440,8 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 		/* Not in the ones before: there was nothing of it then. */
 		if (!ty->census && t->censuses > 1)
 			type_census(ty, 0, 0, 0, 0, 0);
-		type_census(ty, k->live, k->live, k->live, k->births, k->deaths);
+		type_census(ty, k->live, min, max, k->births, k->deaths);
+		ty->live_bound = MAX(max - k->live, k->live - min);
 		ty->census_serial = t->censuses;
 	}
 	/* Not in this census: none was alive then and none was ever counted until then; what was
@@ -416,16 +453,21 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 			continue;
 		if (!ty->census && t->censuses > 1)
 			type_census(ty, 0, 0, 0, 0, 0);
-		type_census(ty, 0, 0, 0, r->outside ? ty->births : ty->law.births,
-			r->outside ? ty->deaths : ty->law.deaths);
+		type_census(ty, 0, 0, 0, outside ? ty->births : ty->law.births,
+			outside ? ty->deaths : ty->law.deaths);
+		ty->live_bound = 0;
 	}
 	t->retry_delay_ms = 0;
 	c->state = TARGET_CENSUS_OK;
 	c->reason[0] = 0;
 	c->at_ms = r->at_ms;
 	c->objects = r->objects;
-	c->outside = r->outside;
-	take_sample(t, r->at_ms);
+	c->way = r->way;
+	c->steps = r->steps;
+	c->width = r->width;
+	c->estimate = r->estimate;
+	/* Samples from counters may have been taken since its instant. */
+	take_sample(t, r->at_ms > t->sampled_ms ? r->at_ms : now_realtime_ms());
 	answer_waiters(t, true);
 }
 
@@ -435,6 +477,10 @@ static void census_outside(struct target *t)
 
 	if (r == 0)
 		return; /* on_census has run */
+	if (t->census.state == TARGET_CENSUS_TOO_LARGE) { /* its reason stands */
+		sample_without_census(t);
+		return;
+	}
 	t->census.state = TARGET_CENSUS_MISSED;
 	snprintf(t->census.reason, sizeof(t->census.reason),
 		r == -E2BIG ? "the heap of this idle process has more than %llu objects, too many "
@@ -445,12 +491,25 @@ static void census_outside(struct target *t)
 	sample_without_census(t);
 }
 
+static uint64_t idle_wait(const struct target *t)
+{
+	return MIN(IDLE_US, t->o.config->growth_interval_ns / 2000);
+}
+
 static int on_idle(sd_event_source *s, uint64_t usec, void *userdata)
 {
 	struct target *t = userdata;
+	unsigned steps;
 
 	if (!t->armed)
 		return 0;
+	steps = probe_census_steps(t->pt);
+	if (steps > t->steps && now_realtime_ms() < t->armed_ms + CENSUS_MAX_MS) {
+		t->steps = steps;
+		sd_event_source_set_time_relative(t->idle, idle_wait(t));
+		sd_event_source_set_enabled(t->idle, SD_EVENT_ONESHOT);
+		return 0;
+	}
 	probe_census_cancel(t->pt);
 	t->armed = false;
 	census_outside(t);
@@ -459,7 +518,6 @@ static int on_idle(sd_event_source *s, uint64_t usec, void *userdata)
 
 static void start_sample(struct target *t)
 {
-	uint64_t wait = MIN(IDLE_US, t->o.config->growth_interval_ns / 2000);
 	int64_t now = now_realtime_ms();
 
 	if (t->armed)
@@ -478,12 +536,15 @@ static void start_sample(struct target *t)
 		t->prev_hits = t->totals.hits;
 		return;
 	}
-	if (probe_census_arm(t->pt, t->o.config->budget_pause_ns)) {
+	if ((now < t->due_ms && !t->waiters) ||
+		probe_census_arm(t->pt, t->o.config->budget_pause_ns)) {
 		sample_without_census(t);
 		return;
 	}
 	t->armed = true;
-	sd_event_source_set_time_relative(t->idle, wait);
+	t->armed_ms = now;
+	t->steps = 0;
+	sd_event_source_set_time_relative(t->idle, idle_wait(t));
 	sd_event_source_set_enabled(t->idle, SD_EVENT_ONESHOT);
 }
 
@@ -543,6 +604,11 @@ static int on_tick(sd_event_source *s, uint64_t usec, void *userdata)
 	sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
 	if (start_stack(t->info.id.pid) != t->start_stack) {
 		t->o.on_gone(t, "it executed another program", t->o.userdata);
+		return 0;
+	}
+	if (t->armed && probe_census_steps(t->pt) > 1) {
+		if (read_counters(t) == 0) /* steps are on their way */
+			take_sample(t, now_realtime_ms());
 		return 0;
 	}
 	start_sample(t);

@@ -4,8 +4,9 @@
  * other modules know; holds no policy of which processes are watched (watch.c) and no wording of
  * answers (answers.c).
  *
- * Every growth.interval the target takes one sample. With a census when there can be one: on a
- * probe hit, or from outside when no hit comes within two seconds; else from the counters alone.
+ * Every growth.interval the target takes one sample. With a census when there can be one: on probe
+ * hits, or from outside when none comes within two seconds; else from the counters alone, as while
+ * a census in steps is on its way, and after one until what it cost has been saved up.
  */
 #ifndef PYLEAK_WATCH_TARGET_H
 #define PYLEAK_WATCH_TARGET_H
@@ -41,14 +42,15 @@ struct target_type {
 
 	bool census;            /* a census has spoken of it */
 	uint64_t census_serial; /* the last one that found any alive */
-	uint64_t live;          /* tracked objects then */
+	uint64_t live;          /* tracked objects then, at most live_bound off */
+	uint64_t live_bound;
 	struct law law;         /* from census to census: quality, bounds, sides that are not seen */
 };
 
 enum target_census_state {
 	TARGET_CENSUS_NONE, /* none yet */
 	TARGET_CENSUS_OK,
-	TARGET_CENSUS_TOO_LARGE, /* longer than budget.pause: off, retried now and then */
+	TARGET_CENSUS_TOO_LARGE, /* not even in steps: off, retried now and then */
 	TARGET_CENSUS_NO_RINGS,  /* this build keeps its objects in another way */
 	TARGET_CENSUS_MISSED, /* the last one failed: a fault, or a heap that would not hold still */
 };
@@ -58,8 +60,12 @@ struct target_census {
 	char reason[256]; /* in words, unless OK */
 	int64_t at_ms;    /* of the last one that worked; 0: none */
 	uint64_t objects;
-	uint64_t pause_ns_max; /* longest so far, those given up included */
-	bool outside;          /* the last one was read from outside */
+	uint64_t width;        /* sum of how far its numbers may be apart, all types; 0: exact */
+	uint64_t pause_ns_max; /* longest step so far, of those given up as well */
+	enum census_way way;   /* of the last one that worked */
+	unsigned steps;
+	bool estimate; /* it may be wrong: see struct census_result */
+	uint64_t restarts[CENSUS_REASONS]; /* why censuses had to begin anew, all so far */
 };
 
 struct target_options {

@@ -62,11 +62,13 @@ struct pyleak_count {
 	__u64 incarnation;
 	__u64 births, deaths;
 	__u64 births_at, deaths_at;
-	__u64 live; /* found by the walk of census live_epoch */
+	/* What the census found, see struct pyleak_census: */
+	__u64 live;     /* its forward pass, if live_run is the census's run; else none */
+	__u64 live_min; /* its backward pass, if live_stamp is the census's stamp; else none */
 	__u32 epoch;
-	__u32 live_epoch;
+	__u32 live_run;
+	__u32 live_stamp;
 	__u32 flags; /* enum pyleak_count_flags, read from the type when the entry was made */
-	__u32 pad;
 };
 
 enum pyleak_count_flags {
@@ -76,19 +78,51 @@ enum pyleak_count_flags {
 
 enum pyleak_census_status {
 	PYLEAK_CENSUS_OK,
-	PYLEAK_CENSUS_TOO_LARGE, /* budget used up */
-	PYLEAK_CENSUS_FAULT,     /* a node could not be read */
-	PYLEAK_CENSUS_LINK,      /* a back link did not lead where the walk came from */
+	PYLEAK_CENSUS_RESTARTS,  /* given up: began anew too often, `restarts` says why */
 	PYLEAK_CENSUS_FULL,      /* no room for a type's counters */
+	PYLEAK_CENSUS_TOO_LARGE, /* more than one step, and the collector's books are not known */
 };
 
+/* Why a census had to begin anew. */
+enum pyleak_restart {
+	PYLEAK_RESTART_COLLECTION, /* a full collection put the rings in another order */
+	PYLEAK_RESTART_FREEZE,     /* gc.freeze() or gc.unfreeze() moved everything */
+	PYLEAK_RESTART_YOUNG,      /* a collection while the young rings were walked in steps */
+	PYLEAK_RESTART_LOST,       /* none of the nodes a step ended at is there any more */
+	PYLEAK_RESTART_REUSED,     /* where the step ended lives another object now */
+	PYLEAK_RESTART_PROMOTED,   /* or perhaps: too much was promoted to tell */
+	PYLEAK_RESTART_RING,       /* the walk arrived at another ring's head */
+	PYLEAK_RESTART_LINK,       /* a back link did not lead where the walk came from */
+	PYLEAK_RESTART_FAULT,      /* a node could not be read */
+	PYLEAK_N_RESTARTS,
+};
+
+enum pyleak_census_flags {
+	PYLEAK_CENSUS_YOUNG =
+		1, /* young rings in steps: reused memory cannot be told apart there */
+};
+
+/*
+ * A census walks forward through the rings, oldest first, in steps; the hit in which it reaches the
+ * end is its instant t1. That gives W, a type's objects alive at t1 and those that were visited and
+ * have died since. The closing step's own share is exact; from where it began the census walks back,
+ * which gives B, those alive at t1 less those that died before they were reached. So per type
+ * B <= alive at t1 <= W, and a census of one step has W = B. See bpf/census.bpf.h.
+ */
 struct pyleak_census {
-	__u32 number; /* as armed; stored last, the rest is valid once it is there */
-	__u32 epoch;
+	__u32 number;     /* as armed; stored last, the rest is valid once it is there */
+	__u32 epoch;      /* of the counters, began at t1 */
+	__u32 run, stamp; /* of what was found, see struct pyleak_count */
 	__u32 status;
-	__u32 pad;
-	__u64 start_ns, end_ns; /* CLOCK_MONOTONIC */
-	__u64 objects;
+	__u32 flags;
+	__u32 steps; /* of all attempts */
+	__u32 restarts[PYLEAK_N_RESTARTS];
+	__u64 start_ns; /* CLOCK_MONOTONIC, of the closing step: t1 */
+	__u64 end_ns;   /* of the last step */
+	__u64 pause_ns; /* longest step */
+	__u64 close_ns; /* the closing step */
+	__u64 cost_ns;  /* all steps together */
+	__u64 objects;  /* by the forward pass */
 };
 
 /* One watched process. The daemon writes what stands above the line before it enables the slot and
@@ -97,20 +131,32 @@ struct pyleak_target {
 	/* Whom to count: tgid as the target's own pid namespace numbers it. That namespace is named
 	 * by device and inode of /proc/PID/ns/pid, so it is right wherever the daemon itself is. */
 	__u64 pidns_dev, pidns_ino;
-	__u32 tgid; /* 0: nothing is counted in this slot */
+	__u32 tgid;      /* 0: nothing is counted in this slot */
 	__u32 root_tgid; /* the same in the first namespace, noted by the first hit; 0 before */
 	__u64 head[4]; /* rings in the order of the walk: permanent, old, middle, young; 0: none */
 	__u64 collecting; /* address of the int that is not 0 while the collector runs */
+	/* How often each generation was collected: a 64-bit number at `collections`, plus 64 times
+	 * the byte at `collections_slot` unless that is 0. In the order of the generations. */
+	__u64 collections[3], collections_slot[3];
+	__u64 pending; /* address of how many were moved to the old ring since its collection; 0:
+			* all these are not known, and there can be no second step */
+	__u64 young_count; /* address of how many were born into the young ring, net (int) */
 	/* ---- */
-	__u64 budget_ns; /* the walk gives up after so long */
-	__u32 armed;     /* not 0: number of the census wanted; the program takes it by setting 0 */
-	__u32 epoch;     /* censuses begun */
+	__u64 budget_ns;  /* how long a step of a census may take */
+	__u64 close_ns;   /* and the closing one */
+	__u64 close_type; /* for tests: only a birth of this type closes a census; 0: any hit */
+	__u32 armed; /* not 0: number of the census wanted; the program takes it by setting 0 */
+	__u32 epoch; /* censuses begun */
 	__u64 hits, hits_stepped;
 	__u64 dropped; /* hits not counted: table full, or the type could not be read */
 	__u64 lost;    /* dead classes that could not be told because the ring buffer was full */
 	struct pyleak_census census; /* the last one */
-	__u64 armed_ns; /* CLOCK_MONOTONIC, when `armed` was set */
-	__u64 pad2[4]; /* whole cache lines: neighbours in the array run on other CPUs */
+	__u64 armed_ns;  /* CLOCK_MONOTONIC, when `armed` was set, or when the next step is due */
+	__u64 census_ns; /* spent in censuses so far */
+	__u32 stepping;  /* number of the census that is under way, 0: none */
+	__u32 census_steps; /* so far */
+	__u32 runs;
+	__u32 pad2[13]; /* whole cache lines: neighbours in the array run on other CPUs */
 };
 
 enum pyleak_event_kind {
@@ -128,8 +174,8 @@ struct pyleak_event {
 	__u32 pad;
 };
 
-_Static_assert(sizeof(struct pyleak_count) == 64, "kernel and daemon must agree");
-_Static_assert(sizeof(struct pyleak_target) == 192, "kernel and daemon must agree");
-_Static_assert(sizeof(struct pyleak_event) == 88, "kernel and daemon must agree");
+_Static_assert(sizeof(struct pyleak_count) == 72, "kernel and daemon must agree");
+_Static_assert(sizeof(struct pyleak_target) == 384, "kernel and daemon must agree");
+_Static_assert(sizeof(struct pyleak_event) == 96, "kernel and daemon must agree");
 
 #endif

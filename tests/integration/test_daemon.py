@@ -46,18 +46,56 @@ class Watching(harness.RootTest):
         self.assertIn("__main__.Session", text.out)
         self.assertIn("12,345", text.out.replace("\u202f", ",").replace(" 345", ",345"))
 
+    # budget.pause: 1ms holds no walk over millions of objects
+    LARGE = {"growth": {"interval": "500ms", "warmup": "0s", "window": "5s"},
+             "budget": {"pause": "1ms", "cpu": "unlimited"}}
+
     def test_heap_above_the_bound(self):
-        code = IDLE.replace("hear()", "keep += [[] for _ in range(3000000)]\n"
+        code = IDLE.replace("hear()", "keep += [[] for _ in range(3000000)]; gc.collect(); say('full')\n"
                             "while True: [Session() for _ in range(100)]; time.sleep(0.001)")
         t = harness.Target(self, code)
-        t.hear()
-        time.sleep(2)
-        d = harness.Daemon(self, t.pid, config={
-            "growth": {"interval": "500ms", "warmup": "0s", "window": "5s"},
-            "budget": {"pause": "1ms"}})
+        t.hear(), t.hear()
+        d = harness.Daemon(self, t.pid, config=self.LARGE)
+        row = d.top(t.pid, "--fresh")["__main__.Session"]
+        self.assertLessEqual(row["tracked"] - row["tracked_bound"], 12345 + 100)
+        self.assertGreaterEqual(row["tracked"] + row["tracked_bound"], 12345)
+        self.assertLess(row["tracked_bound"], 1000)
+        self.assertLessEqual(abs(row["count"] - 12345), 100 + row["count_bound"])
+        census = d.ask("status")["targets"][0]["census"]
+        self.assertEqual(census["way"], "stepwise")
+        self.assertGreater(census["steps"], 20)
+        self.assertGreater(census["objects"], 3000000)
+        self.assertLess(census["width"], 30000)
+        self.assertFalse(census["estimate"])
+        rows = d.top(t.pid)
+        self.assertGreaterEqual(rows["list"]["tracked"] + rows["list"]["tracked_bound"], 3000000)
+        self.assertGreater(rows["__main__.Session"]["allocs"], 0)
+
+    def test_huge_young_generation(self):
+        code = "gc.disable()\n" + IDLE.replace(
+            "hear()", "keep += [[] for _ in range(1000000)]; say('full')\n"
+            "while True: [Session() for _ in range(100)]; time.sleep(0.001)")
+        t = harness.Target(self, code)
+        t.hear(), t.hear()
+        d = harness.Daemon(self, t.pid, config=self.LARGE)
+        row = d.top(t.pid, "--fresh")["__main__.Session"]
+        census = d.ask("status")["targets"][0]["census"]
+        self.assertEqual((census["way"], census["estimate"]), ("stepwise", True))
+        self.assertGreater(row["tracked_bound"], 0)
+        self.assertEqual(row["quality"], "estimate")
+        self.assertLessEqual(abs(row["tracked"] - 12345), 100 + row["tracked_bound"])
+
+    def test_no_census(self):
+        """It collects all the time: no pass ever ends, and one step is not enough."""
+        code = IDLE.replace("hear()", "keep += [[] for _ in range(500000)]; say('full')\n"
+                            "while True: gc.collect(); [Session() for _ in range(100)]")
+        t = harness.Target(self, code)
+        t.hear(), t.hear()
+        d = harness.Daemon(self, t.pid, config=self.LARGE)
         status = d.wait_for(
-            lambda: next((x for x in d.ask("status")["targets"] if "too large" in x["reason"]), None))
+            lambda: next((x for x in d.ask("status")["targets"] if "no census" in x["reason"]), None))
         self.assertIsNone(status["census"])
+        self.assertIn("by full collection", status["reason"])
         self.assertIn("a dump gives the level", status["reason"])
         row = d.top(t.pid)["__main__.Session"]
         self.assertIsNone(row["count"], "a level that is not known is null")

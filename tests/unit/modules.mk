@@ -23,3 +23,4 @@ MODULES_test_capture := util python capture
 LIBS_capture := -lzstd -ljansson
 MODULES_fuzz_elf := util python
 MODULES_fuzz_snapshot := util graph
+MODULES_test_census := util python probe
