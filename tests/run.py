@@ -37,7 +37,6 @@ import uuid
 HERE = os.path.dirname(os.path.abspath(__file__))
 CI = os.environ.get("CI", "").lower() in ("true", "1", "yes")
 EXCUSE = "cannot run here: "
-PROGRAMS = ("pyleakd", "pyleakctl", "pyleak-capture", "pyleak-explain")
 TIMEOUT = {"unit": 300, "integration": 600, "long": 3600}
 GRACE = 3  # seconds in which what is on its way out may end
 OUTPUT_MAX = 64 << 10  # of a failed program's output, its end
@@ -157,7 +156,7 @@ def reap():
         pass
 
 
-def ours(marker, before):
+def ours(marker):
     """Processes that the tests started and that still run, as pid -> text."""
     all_now = proc_all()
     me = os.getpid()
@@ -171,22 +170,20 @@ def ours(marker, before):
     for pid, (_, state, comm) in all_now.items():
         if pid == me or state in "ZX":
             continue
-        # The marker in the environment finds those that went to another reaper. By name alone only
-        # where the machine is the tests' own: elsewhere somebody's daemon may have started meanwhile.
-        mine = pid in tree or marker in proc_read(pid, "environ")
-        mine = mine or (CI and pid not in before and comm in PROGRAMS)
-        if mine:
+        # The marker in the environment finds those that went to another reaper. Never by name: it
+        # may be somebody else's daemon.
+        if pid in tree or marker in proc_read(pid, "environ"):
             cmdline = proc_read(pid, "cmdline").replace(b"\0", b" ").decode(errors="replace")
             found[pid] = f"{comm}[{pid}] {cmdline.strip()[:200]}"
     return found
 
 
-def sweep(marker, before):
+def sweep(marker):
     """What is left after GRACE seconds is returned, and killed."""
     deadline = time.monotonic() + GRACE
     while True:
         reap()
-        left = ours(marker, before)
+        left = ours(marker)
         if not left or time.monotonic() > deadline:
             break
         time.sleep(0.05)
@@ -196,7 +193,7 @@ def sweep(marker, before):
         except ProcessLookupError:
             pass
     deadline = time.monotonic() + GRACE
-    while left and ours(marker, before) and time.monotonic() < deadline:
+    while left and ours(marker) and time.monotonic() < deadline:
         reap()
         time.sleep(0.02)
     reap()
@@ -362,7 +359,6 @@ class Runner:
     def __init__(self, build):
         self.build = os.path.abspath(build)
         self.marker = f"PYLEAK_TEST_RUN={uuid.uuid4().hex}"
-        self.before = set(proc_all())
         self.passed = self.failed = self.skipped = 0
         self.tmp = tempfile.mkdtemp(prefix="pyleak-")
         os.chmod(self.tmp, 0o711)  # tests start targets as other users
@@ -428,7 +424,7 @@ class Runner:
             judge_module(outcome, name, status, read_report(report_path))
         else:
             judge_cmocka(outcome, name, status, text)
-        for left in sweep(self.marker.encode(), self.before):
+        for left in sweep(self.marker.encode()):
             outcome.fail(name, f"left a process running: {left}")
         for folder, folders, files in os.walk(tmp):
             for entry in sorted(files) or ([] if folders or folder == tmp else ["(empty folder)"]):
@@ -476,7 +472,7 @@ class Runner:
 
     def close(self, links):
         outcome = Outcome()
-        for left in sweep(self.marker.encode(), self.before):
+        for left in sweep(self.marker.encode()):
             outcome.fail("clean-up", f"left running: {left}")
         if links is not None:
             for left in bpf_links_left(links):
