@@ -649,6 +649,10 @@ static int object_register(const uint8_t *code, size_t n, uint64_t vaddr)
 			 o[1].mem.index == X86_REG_INVALID && holds(&w, o[1].mem.base))
 			found = reg_number(o[1].mem.base);
 		walk_effect(&w);
+		/* A copy of another register is not what was there at the check. */
+		if (w.insn->id == X86_INS_MOV && o[0].type == X86_OP_REG &&
+			reg_number(o[0].reg) >= 0)
+			w.holds &= ~(1u << reg_number(o[0].reg));
 	}
 	walk_release(&w);
 	return found == PYLEAK_RSP ? -1 : found;

@@ -14,6 +14,7 @@ MODULES_test_mem := util python
 MODULES_test_proc := util python
 MODULES_test_layout := util python
 MODULES_test_plan := util python probe
+MODULES_test_plan_local := util python probe
 MODULES_test_python := util python
 MODULES_test_snapshot := util graph
 MODULES_test_paths := util graph
