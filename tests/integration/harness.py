@@ -131,7 +131,8 @@ class Daemon:
     def ask(self, *args):
         """The JSON answer; anything but exit 0 fails the test."""
         a = self.ctl("--json", *args)
-        self.test.assertEqual(a.code, 0, f"pyleakctl {args}: {a.err}\n{self.log()}")
+        self.test.assertEqual(a.code, 0, f"pyleakctl {args}: {a.err}\n"
+                              f"pyleakd's exit: {self.process.poll()}; {self.log()}")
         return a.json
 
     def top(self, pid, *args):

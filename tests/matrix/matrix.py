@@ -308,7 +308,8 @@ def table(rows):
     broken = [r for r in rows if not r.ok]
     if broken:
         lines += ["", "What does not hold:", ""]
-        lines += [f"* {r.name}: `{name}`: {text}" for r in broken for name, text in r.failures]
+        lines += [f"* {r.name}: `{name}`: {text.splitlines()[0]}" for r in broken
+                  for name, text in r.failures]
     return "\n".join(lines) + "\n"
 
 
