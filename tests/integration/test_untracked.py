@@ -86,7 +86,8 @@ class Untracked(harness.RootTest):
         self.assertEqual(grown[name]["quality"], "estimate")
         # The level before attaching is not known and is not made up.
         self.assertIsNone(row["count"])
-        self.assertGreater(row["frees"], 1000)
+        if name not in ("dict", "tuple"):  # most of those go through free lists
+            self.assertGreater(row["frees"], 1000)
         return after.get(name, 0) - before.get(name, 0)
 
     def all_builds(self, name, wanted=lambda version: True):
