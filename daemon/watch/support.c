@@ -133,10 +133,11 @@ static json_t *shortcomings(const struct python *py, const struct plan *plan,
 		*ret_levels = "blind";
 		*ret_rates = "estimate";
 		miss(list,
-			"no census while there are %d sub-interpreters, whose objects are in lists "
+			"no census while there %s %d sub-interpreter%s, whose objects are in lists "
 			"of "
 			"their own; a dump gives the levels of the main one",
-			py->interpreters - 1);
+			py->interpreters > 2 ? "are" : "is", py->interpreters - 1,
+			py->interpreters > 2 ? "s" : "");
 	}
 	for (size_t i = 0; plan && i < plan->n; i++)
 		stepped += plan->v[i].place.stepped;

@@ -160,15 +160,16 @@ say('up')
 hear()
 threads = [threading.Thread(target=work) for _ in range(4)]
 [t.start() for t in threads]; [t.join() for t in threads]
-r, w = os.pipe()
+r, w = os.pipe(); r2, w2 = os.pipe()
 pid = os.fork()
 if pid == 0:
-    work(); gc.collect()
-    os.write(w, b'x')
-    hear()
+    os.close(w)
+    while os.read(r, 1): work(); os.write(w2, b'x')
     os._exit(0)
-os.read(r, 1)
 say(pid)
+hear()
+os.write(w, b'x'); os.read(r2, 1)
+say(0)
 hear()
 """
         t = harness.Target(self, code)
@@ -178,8 +179,10 @@ hear()
         child = t.ask()
         row = d.top(t.pid, "--fresh")["__main__.Work"]
         self.assertEqual((row["allocs"], row["frees"]), (20000, 20000))
-        self.assertLess(test_forks.breakpoints(child), watched)
-        self.assertEqual(test_forks.breakpoints(t.pid), watched)
+        inherited = test_forks.breakpoints(child)
+        t.ask()
+        self.assertLess(test_forks.breakpoints(child), inherited)
+        self.assertGreaterEqual(test_forks.breakpoints(t.pid), watched)
         self.assertEqual(d.stop(), 0)
         self.assertEqual(test_forks.breakpoints(t.pid), 0)
 
@@ -196,6 +199,63 @@ hear()
         self.assertRegex(perf["reason"], re.compile("not permitted, CAP_SYS_ADMIN missing"))
         self.assertTrue(a.json["host"]["uprobe_multi"]["works"], "CAP_BPF and CAP_PERFMON do there")
 
+
+SUB = r"""
+try: import _interpreters as interpreters
+except ImportError: import _xxsubinterpreters as interpreters
+class Main: pass
+keep, subs = [], []
+say('up')
+while True:
+    word, _, n = hear().partition(' ')
+    if word == 'make': keep += [Main() for _ in range(int(n))]; [Main() for _ in range(int(n))]
+    elif word == 'sub':
+        subs.append(interpreters.create())
+        interpreters.run_string(subs[-1], "import gc\nclass Sub: pass\nkeep = [Sub() for _ in range(500)]")
+    elif word == 'end': interpreters.destroy(subs.pop()); gc.collect()
+    elif word != 'tell': break
+    say(sum(type(o) is Main for o in gc.get_objects()))
+"""
+
+
+class SubInterpreters(harness.RootTest):
+    def excluded(self, python):
+        t = harness.Target(self, SUB, python)
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        status = lambda: d.ask("status")["targets"][0]
+        t.ask("make 1000")
+        self.assertEqual(d.top(t.pid, "--fresh")["__main__.Main"]["count"], 1000)
+        t.ask("sub")
+        self.assertIn("1 sub-interpreter, whose objects are in lists of their own",
+                      status()["reason"])
+        row = next(p for p in support("--json").json["pythons"] if p["pid"] == t.pid)
+        self.assertEqual((row["interpreters"], row["expect"]["levels"]), (2, "blind"))
+        self.assertIn("there is 1 sub-interpreter,", row["missing"][0])
+        # Counted on, without a census.
+        d.ctl("top", t.pid, "--fresh")
+        at = status()["census"]["at"]
+        live = t.ask("make 700")
+        self.assertEqual(live, 1700)
+        d.wait_for(lambda: d.top(t.pid)["__main__.Main"]["count"] == live)
+        self.assertEqual(status()["census"]["at"], at)
+        # And with one again when it is alone.
+        live = t.ask("end")
+        self.assertNotIn("sub-interpreter", status()["reason"])
+        d.wait_for(lambda: t.ask("tell") and status()["census"]["at"] != at)
+        row = d.top(t.pid, "--fresh")["__main__.Main"]
+        self.assertEqual((row["count"], row["tracked"]), (live, live))
+
+
+def add(name, python):
+    def test(self):
+        self.excluded(python)
+    test.__doc__ = f"sub-interpreters on {name}"
+    setattr(SubInterpreters, "test_" + name.replace(".", "_"), test)
+
+
+for _name, _python in harness.interpreters().items():
+    add(_name, _python)
 
 if __name__ == "__main__":
     unittest.main()
