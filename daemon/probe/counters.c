@@ -110,6 +110,8 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 		r = probe_drain(t->probe);
 	if (!r)
 		r = gone_set(&t->gone, &gone);
+	if (!r)
+		r = untracked_follow(t, v, n);
 	if (r)
 		return r;
 	out = calloc(n + t->gone.n + 1, sizeof(*out));
@@ -129,18 +131,17 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 	}
 	for (size_t i = 0; i < t->gone.n; i++) {
 		const struct pyleak_count *c = &t->gone.v[i].count;
+		uint64_t births = c->births;
 
-		if (counters_worth_telling(c))
+		if (counters_worth_telling(c) || untracked_births(t, c, &births))
 			out[n_out++] = (struct probe_count){.type = t->gone.v[i].type,
 				.incarnation = c->incarnation,
-				.births = c->births,
+				.births = births,
 				.deaths = c->deaths,
 				.gone = true};
+		u64map_remove(&t->untracked.since, c->incarnation);
 	}
 	t->gone.n = 0;
-	r = untracked_follow(t, v, n);
-	if (r)
-		return r;
 	if (ret_totals) {
 		stepped = __atomic_load_n(&s->hits_stepped, __ATOMIC_RELAXED);
 		*ret_totals = (struct probe_totals){.children = t->children};
