@@ -183,6 +183,7 @@ check-unit:
 	+$(Q)$(MAKE) --no-print-directory O=$(O)/san SANITIZE=address,undefined unit-build
 	$(Q)tests/run.py --build $(O) unit
 check-long: all
+	+$(Q)$(MAKE) --no-print-directory O=$(O)/san SANITIZE=address,undefined unit-build
 	$(Q)tests/run.py --build $(O) long
 
 lint: all
@@ -207,6 +208,7 @@ docs: docs/dataflow.svg
 # build/bench/NAME.
 BENCH := $(patsubst bench/%.c,%,$(wildcard bench/*.c))
 MODULES_bench_probe := util python probe
+MODULES_bench_census := util python probe
 define bench_program
 $(O)/bench/$(1): $$(call obj,bench/$(1).c $$(foreach m,$$(MODULES_bench_$(1)),$$(SRC_$$(m))))
 	$$(call say,LD,$$@)
