@@ -385,6 +385,11 @@ int main(int argc, char **argv)
 		many(p, pythons[0], 1);
 		many(p, pythons[0], 10);
 		probe_free(p);
+		printf("\nPerf uprobes stand in where the kernel has no uprobe_multi links. It "
+		       "lets "
+		       "go of them one after the other and waits for each under one lock "
+		       "(kernel/trace/trace_event_perf.c, event_mutex); targets lose their "
+		       "breakpoints as it goes along.\n");
 	}
 	globfree(&g);
 	return stepped ? 1 : 0;
