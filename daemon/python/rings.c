@@ -182,7 +182,9 @@ static uint64_t find_collecting(const struct python *p, uint64_t head0)
  * three words, collections first; in 3.15 there is a pointer to ring buffers of such records, of 64
  * bytes with collections at 16, behind each buffer the byte that says which record is the last: 11
  * for generation 0, 3 for each other (internal/pycore_interp_structs.h, struct gc_stats). And
- * long_lived_pending, two words behind callbacks.
+ * long_lived_pending, behind callbacks and long_lived_total; 3.14 has three words between those two
+ * (heap_size, work_to_do, visited_space), 3.15 one. Both are the last but one of the struct then,
+ * whose size _Py_DebugOffsets tells: another size, other words.
  */
 static void find_books(const struct python *p, struct python_rings *r)
 {
@@ -191,7 +193,10 @@ static void find_books(const struct python *p, struct python_rings *r)
 	} ringed[3] = {{0, 704}, {712, 712 + 192}, {912, 912 + 192}};
 	const struct layout *l = &p->layout;
 	uint64_t gc = gc_state(p), stats, n;
+	int32_t pending = p->minor >= 15 ? 24 : p->minor == 14 ? 40 : 16;
 
+	if (p->minor >= 14 && l->gc_state_size != l->gc_callbacks + pending + 16)
+		return;
 	if (l->gc_permanent < 0 || l->gc_callbacks < 0 || l->gc_gen_count < 0)
 		return;
 	stats = gc + (uint64_t)l->gc_permanent + HEAD_STEP;
@@ -211,7 +216,7 @@ static void find_books(const struct python *p, struct python_rings *r)
 		if (mem_read_u64(p->id.pid, r->collections[i] + slot * 64u, &n) < 0 || n >> 48)
 			goto unknown;
 	}
-	r->pending = gc + (uint64_t)l->gc_callbacks + 16;
+	r->pending = gc + (uint64_t)(l->gc_callbacks + pending);
 	if (mem_read_u64(p->id.pid, r->pending, &n) < 0 || n >> 48)
 		goto unknown;
 	r->young_count = r->head[0] + (uint64_t)l->gc_gen_count;
