@@ -665,10 +665,15 @@ int target_open(pid_t pid, const struct target_options *o, struct target **ret, 
 		goto fail;
 	probe_target_describe(t->pt, t->sites, sizeof(t->sites));
 	if (probe_census_arm(t->pt, o->config->budget_pause_ns) == -EPROTO) {
+		struct python_rings rings;
+		struct err why = {""};
+
 		t->census.state = TARGET_CENSUS_NO_RINGS;
-		snprintf(t->census.reason, sizeof(t->census.reason),
-			"no census: the collector's lists were not found in this build; a dump "
-			"gives the levels");
+		if (python_find_rings(t->py, &rings, &why) == 0)
+			err_set(&why, -EPROTO,
+				"it has %d interpreters, and only one of them could be walked",
+				t->py->interpreters);
+		snprintf(t->census.reason, sizeof(t->census.reason), "no census: %.200s", why.msg);
 	} else {
 		probe_census_cancel(t->pt);
 		snprintf(t->census.reason, sizeof(t->census.reason),
