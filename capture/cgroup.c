@@ -183,6 +183,16 @@ static void host_room(struct memory_room *ret)
 	*ret = (struct memory_room){.limit_bytes = total, .free_bytes = available};
 }
 
+/* False: the group has no limit, or none that can be read. */
+static bool read_memory(const struct cgroup *g, int i, uint64_t *ret_limit, uint64_t *ret_used)
+{
+	const char *dir = g->dir[i];
+
+	return read_number(dir, g->v2 ? "memory.max" : "memory.limit_in_bytes", ret_limit) &&
+	       *ret_limit != UINT64_MAX && *ret_limit != 0 &&
+	       read_number(dir, g->v2 ? "memory.current" : "memory.usage_in_bytes", ret_used);
+}
+
 void cgroup_memory_room(
 	const struct cgroup *g, struct memory_room *ret_group, struct memory_room *ret_host)
 {
@@ -191,16 +201,12 @@ void cgroup_memory_room(
 	host_room(ret_host);
 	*ret_group = (struct memory_room){0};
 	for (int i = 0; i < g->n; i++) {
-		const char *dir = g->dir[i];
 		uint64_t limit, used, cache, room;
 		double share;
 
-		if (!read_number(dir, g->v2 ? "memory.max" : "memory.limit_in_bytes", &limit) ||
-			limit == UINT64_MAX || limit == 0 ||
-			!read_number(
-				dir, g->v2 ? "memory.current" : "memory.usage_in_bytes", &used))
+		if (!read_memory(g, i, &limit, &used))
 			continue;
-		cache = stat_field(dir, g->v2 ? "inactive_file" : "total_inactive_file");
+		cache = stat_field(g->dir[i], g->v2 ? "inactive_file" : "total_inactive_file");
 		used -= MIN(used, cache);
 		room = limit > used ? limit - used : 0;
 		share = (double)room / (double)limit;
@@ -209,6 +215,19 @@ void cgroup_memory_room(
 			*ret_group = (struct memory_room){.limit_bytes = limit, .free_bytes = room};
 		}
 	}
+}
+
+bool cgroup_memory_plenty(const struct cgroup *g, double share, uint64_t least_bytes)
+{
+	for (int i = 0; i < g->n; i++) {
+		uint64_t limit, used;
+
+		if (read_memory(g, i, &limit, &used) &&
+			(used > limit ||
+				limit - used < MAX((uint64_t)(share * (double)limit), least_bytes)))
+			return false;
+	}
+	return true;
 }
 
 uint64_t cgroup_pids_free(const struct cgroup *g)

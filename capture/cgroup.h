@@ -30,6 +30,10 @@ void cgroup_find(pid_t pid, const char *controller, struct cgroup *ret);
 void cgroup_memory_room(
 	const struct cgroup *g, struct memory_room *ret_group, struct memory_room *ret_host);
 
+/* Whether every group has that share of its limit free, and at least that many bytes, file cache
+ * counted as used: a cheap look (memory.stat makes the kernel sum up over all processors). */
+bool cgroup_memory_plenty(const struct cgroup *g, double share, uint64_t least_bytes);
+
 /* How many more processes pids.max allows; UINT64_MAX: no limit. */
 uint64_t cgroup_pids_free(const struct cgroup *g);
 

@@ -3,7 +3,6 @@
 
 #include <fcntl.h>
 #include <inttypes.h>
-#include <poll.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -16,7 +15,6 @@
 
 #include "capture/graph.h"
 #include "capture/loan.h"
-#include "capture/preflight.h"
 #include "capture/stop.h"
 #include "capture/view.h"
 #include "daemon/python/mem.h"
@@ -28,14 +26,12 @@
 
 /* What the copy gets mapped in, all of it charged to the target's control group: a buffer of
  * 2 MiB, half a MiB of addresses to expand, context (types it has seen) and stack. */
-#define UNITS        (128u << 10)
-#define BATCH        (64u << 10)
-#define STACK        (1u << 20)
-#define FAULTS_MAX   1000
-#define GUARDS_NS    ((uint64_t)5 * 1000000)
-#define STUCK_NS     ((uint64_t)1000 * 1000000)
-#define NICE_NS      ((uint64_t)500 * 1000000)
-#define MEMORY_FLOOR ((uint64_t)8 << 20)
+#define UNITS      (128u << 10)
+#define BATCH      (64u << 10)
+#define STACK      (1u << 20)
+#define FAULTS_MAX 1000
+#define STUCK_NS   ((uint64_t)1000 * 1000000)
+#define NICE_NS    ((uint64_t)500 * 1000000)
 
 extern const uint8_t walk_blob[];
 extern const uint64_t walk_blob_bytes;
@@ -54,83 +50,34 @@ static int write_child(const struct job *j, uint64_t at, const void *buf, size_t
 	return put == (ssize_t)n ? 0 : put < 0 ? -errno : -EFAULT;
 }
 
-/* ---- guards ---- */
-
-/* Whether the copy may live on. */
-static int check_guards(struct walker *w, struct err *err)
+/* On a busy host nice 19 may hardly run at all, while every page the target writes is copied for
+ * it: not for long. */
+static void hurry(struct walker *w)
 {
-	struct job *j = w->job;
-	struct pollfd p[2] = {{.fd = j->target_fd, .events = POLLIN}, {.fd = j->sock}};
-	struct memory_room room[2];
-	uint64_t now = now_monotonic_ns(), stack;
-
-	if (now >= j->deadline_ns)
-		return err_set(err, -ETIMEDOUT, "pid %d: the capture did not end by its deadline",
-			(int)j->pid);
-	if (now < w->guards_at_ns)
-		return 0;
-	w->guards_at_ns = now + GUARDS_NS;
-	/* On a busy host nice 19 may hardly run at all, while every page the target writes is
-	 * copied for it: not for long. */
-	if (!w->hurried && now - w->began_ns > NICE_NS) {
-		w->hurried = true;
-		(void)setpriority(PRIO_PROCESS, (id_t)j->child, 5);
-	}
-	if (poll(p, 2, 0) > 0) {
-		if (p[0].revents)
-			return err_set(
-				err, -ESRCH, "pid %d ended while it was captured", (int)j->pid);
-		if (p[1].revents & (POLLHUP | POLLERR))
-			return err_set(err, -ECANCELED, "nobody waits for this capture any more");
-	}
-	if (preflight_stack_start(j->pid, &stack) < 0 || stack != j->facts.stack_start)
-		return err_set(err, -ESRCH, "pid %d started another program while it was captured",
-			(int)j->pid);
-	/*
-	 * Well before the limit. The copy is the one the OOM killer would take, but a group with
-	 * memory.oom.group dies as one, and systemd stops a service any process of which was
-	 * taken (OOMPolicy=stop, its default).
-	 */
-	cgroup_memory_room(w->memory, &room[0], &room[1]);
-	for (int i = 0; i < 2; i++) {
-		uint64_t floor = (uint64_t)(j->req.headroom / 2 * (double)room[i].limit_bytes);
-
-		if (room[i].limit_bytes == 0 || room[i].free_bytes >= MAX(floor, MEMORY_FLOOR))
-			continue;
-		return err_set(err, -EDQUOT,
-			"pid %d: memory of %s ran short during the capture, which was given up; "
-			"try when more is free",
-			(int)j->pid, i == 0 ? "its control group" : "this host");
-	}
-	return 0;
+	if (w->hurried || now_monotonic_ns() - w->began_ns < NICE_NS)
+		return;
+	w->hurried = true;
+	(void)setpriority(PRIO_PROCESS, (id_t)w->job->child, 5);
 }
 
-/* Next stop of the copy, guards watched meanwhile. -ETIME: it makes no progress. */
+/* Next stop of the copy. -ETIME: it makes no progress. */
 static int await(struct walker *w, uint64_t limit_ns, int *ret_status, struct err *err)
 {
 	struct job *j = w->job;
-	uint64_t until = now_monotonic_ns() + limit_ns;
+	int r;
 
-	for (;;) {
-		int r = stop_wait(j->wake, j->child, GUARDS_NS, ret_status);
-
-		if (r == -ESRCH) {
-			int g = check_guards(w, err);
-
-			return g < 0 ? g
-				     : err_set(err, -EIO,
-					       "pid %d: its frozen copy died (out of memory, or "
-					       "killed)",
-					       (int)j->pid);
-		}
-		if (r == 0)
-			return 0;
-		r = check_guards(w, err);
-		if (r < 0)
-			return r;
-		if (now_monotonic_ns() >= until)
-			return -ETIME;
+	hurry(w);
+	r = stop_wait(j->wake, j->child, limit_ns, ret_status);
+	if (r == -ETIMEDOUT)
+		return -ETIME;
+	if (r == -ESRCH) {
+		r = guard_check(w->guard, err);
+		return r < 0 ? r
+			     : err_set(err, -EIO,
+				       "pid %d: its frozen copy died (out of memory, or killed)",
+				       (int)j->pid);
 	}
+	return r;
 }
 
 /* ---- system calls in the copy: only these few, to map the walker ---- */
@@ -396,14 +343,13 @@ static int write_context(struct walker *w, struct view *v, struct err *err)
 }
 
 int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v,
-	const struct cgroup *memory, struct err *err)
+	struct guard *guard, struct err *err)
 {
 	const uint64_t die[6] = {PR_SET_PDEATHSIG, SIGKILL};
 	uint64_t none;
 	int r = 0;
 
-	*w = (struct walker){
-		.job = j, .graph = g, .memory = memory, .began_ns = now_monotonic_ns()};
+	*w = (struct walker){.job = j, .graph = g, .guard = guard, .began_ns = now_monotonic_ns()};
 	w->local = malloc(UNITS * sizeof(*w->local));
 	if (!w->local)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -557,9 +503,6 @@ static int run(struct walker *w, struct walk_ctx *c, struct err *err)
 			}
 			seen = at;
 		}
-		if (r < 0)
-			return r;
-		r = check_guards(w, err);
 		if (r < 0)
 			return r;
 		if (is_event(w, status)) {

@@ -3,14 +3,13 @@
  * The frozen copy while it lives: the walker mapped in, run, drained, watched.
  *
  * The copy never runs code of the target's own accord and makes no system call by itself: it is
- * resumed with PTRACE_SYSEMU, under which a system call is a stop and nothing more. It is killed at
- * once when the target ends or execs (it shares the descriptor table: a listening port would
- * stay bound), when memory runs short, and at the deadline.
+ * resumed with PTRACE_SYSEMU, under which a system call is a stop and nothing more. guard.h says
+ * when it is killed early.
  */
 #ifndef PYLEAK_CAPTURE_CHILD_H
 #define PYLEAK_CAPTURE_CHILD_H
 
-#include "capture/cgroup.h"
+#include "capture/guard.h"
 #include "capture/job.h"
 #include "include/pyleak/walk.h"
 
@@ -20,19 +19,19 @@ struct view;
 struct walker {
 	struct job *job;
 	struct graph *graph;
-	const struct cgroup *memory;
+	struct guard *guard;
 	uint64_t code, code_end; /* addresses in the copy */
 	uint64_t ctx, stack_top, units, in;
 	struct walk_unit *local; /* drained units, not taken yet */
 	size_t n_local;
-	uint64_t began_ns, guards_at_ns;
+	uint64_t began_ns;
 	uint32_t faults;
 	bool first_drain, hurried;
 };
 
 /* Maps the walker into j->child; v: a view of the same. */
 int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v,
-	const struct cgroup *memory, struct err *err);
+	struct guard *guard, struct err *err);
 void child_release(struct walker *w);
 
 /* Every object in the collector's rings into the graph. */

@@ -22,6 +22,7 @@
 #include "capture/frames.h"
 #include "capture/gate.h"
 #include "capture/graph.h"
+#include "capture/guard.h"
 #include "capture/job.h"
 #include "capture/labels.h"
 #include "capture/loan.h"
@@ -214,8 +215,8 @@ static int freeze(struct job *j, int64_t *ret_at_ms, struct err *err)
 	return r;
 }
 
-static int read_copy(struct job *j, const struct cgroup *memory, struct graph *g, struct strings *s,
-	struct err *err)
+static int read_copy(
+	struct job *j, struct guard *guard, struct graph *g, struct strings *s, struct err *err)
 {
 	_cleanup_(child_release) struct walker w = {0};
 	_cleanup_free_ struct view *v = malloc(sizeof(*v));
@@ -227,7 +228,7 @@ static int read_copy(struct job *j, const struct cgroup *memory, struct graph *g
 		return err_set(err, -ENOMEM, "out of memory");
 	copy.id.pid = j->child;
 	view_init(v, &copy);
-	r = child_setup(&w, j, g, v, memory, err);
+	r = child_setup(&w, j, g, v, guard, err);
 	if (r == 0)
 		r = child_walk_rings(&w, err);
 	if (r < 0)
@@ -249,9 +250,28 @@ static int read_copy(struct job *j, const struct cgroup *memory, struct graph *g
 				err, r, "out of memory for the roots of pid %d", (int)j->pid);
 		if (r == 0)
 			break;
+		if (i + 1 == STATIC_ROUNDS)
+			job_truncate(j, "static types led to ever more static types");
 	}
 	r = labels_resolve(j, g, v, s);
 	return r < 0 ? err_set(err, r, "out of memory for the names of pid %d", (int)j->pid) : 0;
+}
+
+/* The copy's life: watched from before its first instruction until everything is read. */
+static int use_copy(struct job *j, const struct cgroup *memory, struct graph *g, struct strings *s,
+	struct err *err)
+{
+	struct guard guard = {.stop = -1, .child_fd = -1};
+	int r, killed;
+
+	r = guard_start(&guard, j, memory, err);
+	if (r < 0)
+		return r;
+	r = read_copy(j, &guard, g, s, err);
+	/* killed while names were read from it: they may be nonsense */
+	killed = guard_check(&guard, err);
+	guard_stop(&guard);
+	return killed < 0 ? killed : r;
 }
 
 static int capture(struct job *j, struct graph *g, struct err *err)
@@ -270,7 +290,7 @@ static int capture(struct job *j, struct graph *g, struct err *err)
 	job_progress(j, "looking for a safe moment in pid %d (%s)", (int)j->pid, j->info.comm);
 	r = freeze(j, &at_ms, err);
 	if (r == 0)
-		r = read_copy(j, memory, g, &s, err);
+		r = use_copy(j, memory, g, &s, err);
 	/* whatever happened: no copy, and no trace of one, stays */
 	left = fork_reap(j);
 	if (left > 0)

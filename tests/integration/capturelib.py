@@ -33,7 +33,8 @@ def start_ticks(pid):
 
 def capture(pid, out=None, ticks=None, pause_max=2.0, deadline=30.0, max_objects=0, headroom=0.05,
             keys=KEYS_IDENTIFIERS, flags=0, die_at=0, timeout=60, preexec=None, started=None):
-    """One capture. A Result, or None if the helper died without an answer (die_at)."""
+    """One capture. A Result, or None if the helper died without an answer (die_at);
+    capture.status is how it ended."""
     if ticks is None:
         try:
             ticks = start_ticks(pid)
@@ -71,7 +72,7 @@ def capture(pid, out=None, ticks=None, pause_max=2.0, deadline=30.0, max_objects
                     result = Result(*f[2:11], f[11].split(b"\0")[0].decode())
         except (BrokenPipeError, ConnectionResetError):
             pass  # it died
-        helper.wait(timeout)
+        capture.status = helper.wait(timeout)
         return result
     finally:
         ours.close()

@@ -149,7 +149,7 @@ class Case(unittest.TestCase):
     def snapshot(self, pid, **options):
         with tempfile.TemporaryFile() as f:
             result = lib.capture(pid, f, **options)
-            self.assertIsNotNone(result, "the helper died")
+            self.assertIsNotNone(result, f"the helper died: {lib.capture.status}")
             self.assertEqual(result.code, lib.DONE, result.text)
             return result, lib.Snapshot(f)
 

@@ -1,0 +1,127 @@
+/* SPDX-License-Identifier: MIT */
+#include "capture/guard.h"
+
+#include <poll.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <time.h>
+
+#include "capture/preflight.h"
+#include "daemon/util/units.h"
+
+/* A target that writes to all its memory makes the kernel copy some hundred MiB a second: a look
+ * every two milliseconds is one a MiB. */
+#define LOOK_NS      2000000L
+#define HOST_EVERY   8 /* the host is larger than any group */
+#define MEMORY_FLOOR ((uint64_t)8 << 20)
+
+static int check_memory(struct guard *g, struct err *err)
+{
+	const struct job *j = g->job;
+	struct memory_room room[2];
+
+	/*
+	 * Well before the limit. The copy is the one the OOM killer would take, but a group with
+	 * memory.oom.group dies as one, and systemd stops a service any process of which was
+	 * taken (OOMPolicy=stop, its default).
+	 */
+	if (g->looks++ % HOST_EVERY != 0 &&
+		cgroup_memory_plenty(g->memory, j->req.headroom / 2, MEMORY_FLOOR))
+		return 0;
+	cgroup_memory_room(g->memory, &room[0], &room[1]);
+	for (int i = 0; i < 2; i++) {
+		uint64_t floor = (uint64_t)(j->req.headroom / 2 * (double)room[i].limit_bytes);
+
+		if (room[i].limit_bytes == 0 || room[i].free_bytes >= MAX(floor, MEMORY_FLOOR))
+			continue;
+		return err_set(err, -EDQUOT,
+			"pid %d: memory of %s ran short during the capture, which was given up; "
+			"try when more is free",
+			(int)j->pid, i == 0 ? "its control group" : "this host");
+	}
+	return 0;
+}
+
+static int look(struct guard *g, const struct pollfd *p, struct err *err)
+{
+	const struct job *j = g->job;
+	uint64_t stack;
+
+	if (p[1].revents)
+		return err_set(err, -ESRCH, "pid %d ended while it was captured", (int)j->pid);
+	if (p[2].revents & (POLLHUP | POLLERR))
+		return err_set(err, -ECANCELED, "nobody waits for this capture any more");
+	if (now_monotonic_ns() >= j->deadline_ns)
+		return err_set(err, -ETIMEDOUT, "pid %d: the capture did not end by its deadline",
+			(int)j->pid);
+	if (preflight_stack_start(j->pid, &stack) < 0 || stack != j->facts.stack_start)
+		return err_set(err, -ESRCH, "pid %d started another program while it was captured",
+			(int)j->pid);
+	return check_memory(g, err);
+}
+
+static void *watch(void *arg)
+{
+	struct guard *g = arg;
+	struct pollfd p[3] = {{.fd = g->stop, .events = POLLIN},
+		{.fd = g->job->target_fd, .events = POLLIN}, {.fd = g->job->sock}};
+
+	for (;;) {
+		struct timespec ts = {.tv_nsec = LOOK_NS};
+		struct err err = {""};
+		int r;
+
+		(void)ppoll(p, ARRAY_SIZE(p), &ts, NULL);
+		if (p[0].revents)
+			return NULL;
+		r = look(g, p, &err);
+		if (r == 0)
+			continue;
+		g->err = err;
+		atomic_store(&g->fired, r);
+		(void)syscall(SYS_pidfd_send_signal, g->child_fd, SIGKILL, NULL, 0);
+		return NULL;
+	}
+}
+
+int guard_start(struct guard *g, const struct job *j, const struct cgroup *memory, struct err *err)
+{
+	sigset_t all, old;
+	int r;
+
+	g->job = j;
+	g->memory = memory;
+	g->stop = eventfd(0, EFD_CLOEXEC);
+	g->child_fd = (int)syscall(SYS_pidfd_open, j->child, 0);
+	r = g->stop < 0 || g->child_fd < 0 ? -errno : 0;
+	if (r == 0) {
+		/* signals are the main thread's */
+		sigfillset(&all);
+		pthread_sigmask(SIG_BLOCK, &all, &old);
+		r = -pthread_create(&g->thread, NULL, watch, g);
+		pthread_sigmask(SIG_SETMASK, &old, NULL);
+	}
+	g->started = r == 0;
+	return r < 0 ? err_set(err, r, "cannot watch over pid %d: %s", (int)j->pid, strerror(-r))
+		     : 0;
+}
+
+int guard_check(struct guard *g, struct err *err)
+{
+	int r = atomic_load(&g->fired);
+
+	return r < 0 ? err_set(err, r, "%s", g->err.msg) : 0;
+}
+
+void guard_stop(struct guard *g)
+{
+	if (g->started) {
+		(void)eventfd_write(g->stop, 1);
+		pthread_join(g->thread, NULL);
+	}
+	closep(&g->stop);
+	closep(&g->child_fd);
+	*g = (struct guard){.stop = -1, .child_fd = -1};
+}
