@@ -172,13 +172,15 @@ static void census(struct target *x, uint64_t budget_ns, double seconds)
 	if (probe_census_arm(x->t, budget_ns))
 		die("census", "cannot be armed");
 	say(x, command);
-	for (int i = 0; i < 600 && !x->answered; i++) {
+	for (int i = 0; i < 1800 && !x->answered; i++) {
 		poll(&p, 1, 100);
 		probe_dispatch(probe);
 	}
 	hear_gaps(x, &with);
-	if (!x->answered || x->result.status != CENSUS_OK)
-		die("census", "none");
+	if (!x->answered)
+		die("census", "none within three minutes");
+	if (x->result.status != CENSUS_OK)
+		die("census", "given up");
 }
 
 static int compare_doubles(const void *a, const void *b)
