@@ -20,6 +20,7 @@
 
 #define FOLLOW_BIRTHS  100 /* fewer are not worth a probe */
 #define FOLLOW_AT_ONCE 2   /* each takes some 20 ms */
+#define LOOK_AT_ONCE   16  /* types */
 #define CODE_MAX       4096
 #define OFF_TP_DEALLOC 48
 #define REFUSED        UINT64_MAX
@@ -137,15 +138,17 @@ static uint64_t follow(
 
 int untracked_follow(struct probe_target *t, const struct entry *v, size_t n)
 {
-	int tried = 0;
+	size_t sites = t->untracked.n + FOLLOW_AT_ONCE;
 
-	for (size_t i = 0; i < n && tried < FOLLOW_AT_ONCE; i++) {
+	for (size_t i = 0, looked = 0; i < n && looked < LOOK_AT_ONCE; i++) {
 		const struct pyleak_count *c = &v[i].count;
 
 		if (c->flags & (PYLEAK_COUNT_GC | PYLEAK_COUNT_META) || c->births < FOLLOW_BIRTHS ||
 			u64map_get(&t->untracked.since, c->incarnation))
 			continue;
-		tried++;
+		if (t->untracked.n >= sites)
+			break;
+		looked++;
 		if (u64map_put(&t->untracked.since, c->incarnation, follow(t, &v[i], v, n)))
 			return -ENOMEM;
 	}

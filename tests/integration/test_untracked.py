@@ -73,7 +73,9 @@ class Untracked(harness.RootTest):
         d = harness.Daemon(self, t.pid)
         before = t.ask("")
         d.top(t.pid, "--fresh")
-        for _ in range(4):
+        # Deaths of types without the collector are counted once there were many births.
+        d.wait_for(lambda: (t.ask(""), name in d.top(t.pid, "--fresh"))[1], what=name)
+        for _ in range(3):
             t.ask("")
             since = d.ask("top", t.pid, "--fresh")["at"]
         quiet = {g["type"]: g for g in d.ask("growth", t.pid, "--since", since)["types"]}
