@@ -139,7 +139,7 @@ struct named {
 	unsigned types;
 	int64_t level, bound;           /* TRACK_UNKNOWN, -1 */
 	int64_t tracked, tracked_bound; /* TRACK_UNKNOWN, -1: no census yet */
-	bool flow; /* these are known: */
+	bool flow;                      /* these are known: */
 	uint64_t births, deaths;
 	double birth_rate, death_rate;
 	enum track_quality quality, rates_quality;
@@ -195,8 +195,8 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 		bool flow = target_type_flow(ty, &births, &deaths);
 		int64_t tracked = ty->census ? (int64_t)ty->live : have_census ? 0 : TRACK_UNKNOWN;
 		int64_t tracked_bound = tracked == TRACK_UNKNOWN ? -1
-					: ty->census	       ? (int64_t)ty->live_bound
-							       : 0;
+					: ty->census             ? (int64_t)ty->live_bound
+								 : 0;
 		struct named *e = out ? &o[out - 1] : NULL;
 
 		if (!e || strcmp(e->name, ty->info.name)) {
@@ -321,11 +321,12 @@ static json_t *census_json(const struct target *t)
 		if (c->restarts[i])
 			json_object_set_new(restarts, census_reason(i),
 				json_integer((json_int_t)c->restarts[i]));
-	return json_pack("{s:I, s:I, s:o, s:I, s:s, s:b, s:I, s:b, s:o}", "objects", (json_int_t)c->objects,
-		"pause_us_max", (json_int_t)((c->pause_ns_max + 999) / 1000), "at",
-		json_time(c->at_ms), "width", (json_int_t)c->width, "way", census_way_name(c->way),
-		"outside", c->way == CENSUS_OUTSIDE, "steps", (json_int_t)c->steps, "estimate",
-		c->estimate, "restarts", restarts);
+	return json_pack("{s:I, s:I, s:o, s:I, s:s, s:b, s:I, s:b, s:o}", "objects",
+		(json_int_t)c->objects, "pause_us_max",
+		(json_int_t)((c->pause_ns_max + 999) / 1000), "at", json_time(c->at_ms), "width",
+		(json_int_t)c->width, "way", census_way_name(c->way), "outside",
+		c->way == CENSUS_OUTSIDE, "steps", (json_int_t)c->steps, "estimate", c->estimate,
+		"restarts", restarts);
 }
 
 static json_t *coverage_json(const struct target *t)
@@ -354,7 +355,8 @@ static void target_reason(const struct target *t, char *buf, size_t n)
 
 	if (interpreters > 1)
 		snprintf(more, sizeof(more),
-			"; has %d sub-interpreter%s, whose objects are in lists of their own: no census "
+			"; has %d sub-interpreter%s, whose objects are in lists of their own: no "
+			"census "
 			"as long as that is so, levels are counted on from the last one",
 			interpreters - 1, interpreters > 2 ? "s" : "");
 	if (delay_ns > 1000000000)
@@ -381,7 +383,8 @@ static json_t *target_json(const struct target *t)
 	char reason[1024];
 
 	target_reason(t, reason, sizeof(reason));
-	return json_pack("{s:i, s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:o, s:s, s:I, s:I, s:I, s:o}",
+	return json_pack(
+		"{s:i, s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:o, s:s, s:I, s:I, s:I, s:o}",
 		"pid", p->id.pid, "comm", json_text(p->comm), "user", json_text(p->user), "python",
 		py->version, "build", build_json(py), "state", target_state(t), "reason",
 		json_text(reason), "overhead_percent",
@@ -389,8 +392,7 @@ static json_t *target_json(const struct target *t)
 		"census", census_json(t), "sites", target_sites(t), "dropped",
 		(json_int_t)target_dropped(t), "children_cleaned",
 		(json_int_t)target_totals(t)->children, "rss_bytes",
-		(json_int_t)target_rss_bytes(t),
-		"sampled_at", json_time(target_sampled_ms(t)));
+		(json_int_t)target_rss_bytes(t), "sampled_at", json_time(target_sampled_ms(t)));
 }
 
 static void ask_status(struct ask *a)
@@ -706,17 +708,22 @@ static void add_suspects(struct ask *a, const struct target *t, json_t *list)
 	}
 }
 
-/* Leaks first, then by growth. */
+/* Leaks first; within them types of modules before built-in ones (which have no dot in their name
+ * and mostly grow because the others hold them), then by growth. */
 static int by_suspicion(const void *a, const void *b)
 {
 	json_t *const *x = a, *const *y = b;
 	const char *vx = json_string_value(json_object_get(*x, "verdict"));
 	const char *vy = json_string_value(json_object_get(*y, "verdict"));
+	const char *tx = json_string_value(json_object_get(*x, "type"));
+	const char *ty = json_string_value(json_object_get(*y, "type"));
 	json_int_t dx = json_integer_value(json_object_get(*x, "delta"));
 	json_int_t dy = json_integer_value(json_object_get(*y, "delta"));
 
 	if (strcmp(vx, vy))
 		return strcmp(vx, vy); /* leak before watch */
+	if (!strchr(tx, '.') != !strchr(ty, '.'))
+		return strchr(tx, '.') ? -1 : 1;
 	return dx == dy ? 0 : dx > dy ? -1 : 1;
 }
 

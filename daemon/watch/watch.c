@@ -165,9 +165,13 @@ static void start_dump(struct watch *w, struct target *t, const struct trigger_f
 			continue;
 		if (!r.trigger[0])
 			snprintf(r.trigger, sizeof(r.trigger), "%s", f[i].kind);
-		if (f[i].type[0] && r.n_types < DUMP_TYPES_MAX)
-			types[r.n_types++] = f[i].type;
 	}
+	/* Types of modules before built-in ones (no dot), which mostly grow because those hold them. */
+	for (int builtin = 0; builtin < 2; builtin++)
+		for (size_t i = 0; i < n; i++)
+			if (f[i].actions & ACTION_DUMP && f[i].type[0] &&
+				r.n_types < DUMP_TYPES_MAX && !strchr(f[i].type, '.') == builtin)
+				types[r.n_types++] = f[i].type;
 	if (!r.trigger[0])
 		return;
 	/* A condition without a type (RSS): explain what is suspect, if anything is. */
