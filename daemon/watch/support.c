@@ -114,14 +114,14 @@ static void _printf_(2, 3) miss(json_t *list, const char *fmt, ...)
 }
 
 /* What cannot be had of this process, and why; levels and rates are what is left. */
-static json_t *shortcomings(const struct python *py, const struct plan *plan,
-	const struct probe *probe, const struct proc_info *info, const char **ret_levels,
-	const char **ret_rates)
+static json_t *shortcomings(const struct python *py, const json_t *sites, const struct probe *probe,
+	const struct proc_info *info, const char **ret_levels, const char **ret_rates)
 {
 	json_t *list = json_array();
 	struct python_rings rings;
 	struct err err = {{0}};
-	size_t stepped = 0;
+	size_t stepped = 0, i;
+	json_t *s;
 
 	*ret_levels = "exact";
 	*ret_rates = "exact";
@@ -139,11 +139,13 @@ static json_t *shortcomings(const struct python *py, const struct plan *plan,
 			py->interpreters > 2 ? "are" : "is", py->interpreters - 1,
 			py->interpreters > 2 ? "s" : "");
 	}
-	for (size_t i = 0; plan && i < plan->n; i++)
-		stepped += plan->v[i].place.stepped;
+	json_array_foreach (sites, i, s) {
+		stepped += json_is_true(json_object_get(s, "stepped"));
+	}
 	if (stepped)
 		miss(list, "%zu of %zu sites are single-stepped: %llu ns a hit instead of %llu",
-			stepped, plan->n, (unsigned long long)probe_cost_ns(probe, true),
+			stepped, json_array_size(sites),
+			(unsigned long long)probe_cost_ns(probe, true),
 			(unsigned long long)probe_cost_ns(probe, false));
 	/* Measured: Debian's 3.14.10 and 3.15.2. */
 	if (py->minor >= 14 && !strcmp(*ret_rates, "exact")) {
@@ -160,8 +162,26 @@ static json_t *shortcomings(const struct python *py, const struct plan *plan,
 	return list;
 }
 
-/* Attaches for a moment to learn which sites would be used, then lets go. */
-static json_t *python_row(struct probe *probe, pid_t pid)
+/* A process of the same build that probes were put on already. */
+static const json_t *twin_of(const json_t *list, const struct python *py)
+{
+	const json_t *row;
+	size_t i;
+
+	json_array_foreach (list, i, row) {
+		const json_t *build = json_object_get(row, "build");
+		const char *id = json_string_value(json_object_get(build, "build_id"));
+
+		if (id && *id && !strcmp(id, py->build_id) &&
+			json_is_true(json_object_get(row, "supported")))
+			return row;
+	}
+	return NULL;
+}
+
+/* Attaches for a moment to learn which sites would be used, then lets go; once a build, because
+ * to let go takes long where there are only perf uprobes. */
+static json_t *python_row(struct probe *probe, pid_t pid, const json_t *before)
 {
 	struct probe_target_options po = {0};
 	struct probe_target *t = NULL;
@@ -170,7 +190,9 @@ static json_t *python_row(struct probe *probe, pid_t pid)
 	struct err err = {{0}};
 	const char *levels, *rates;
 	char sites[768] = "";
+	const json_t *twin;
 	json_t *row, *list, *missing;
+	bool fits;
 	int r;
 
 	r = python_open(pid, &py, &err);
@@ -181,20 +203,29 @@ static json_t *python_row(struct probe *probe, pid_t pid)
 		return json_pack("{s:i, s:o, s:n, s:n, s:b, s:o, s:n, s:[], s:n, s:[o]}", "pid",
 			pid, "comm", text(info.comm), "python", "build", "supported", 0, "reason",
 			text(err.msg), "sites", "site_list", "expect", "missing", text(err.msg));
-	if (probe && probe_attach(probe, py, &po, &t, &err) == 0)
+	twin = twin_of(before, py);
+	if (twin) {
+		snprintf(sites, sizeof(sites), "%s",
+			json_string_value(json_object_get(twin, "sites")));
+		list = json_incref(json_object_get(twin, "site_list"));
+	} else if (probe && probe_attach(probe, py, &po, &t, &err) == 0) {
 		probe_target_describe(t, sites, sizeof(sites));
-	list = t ? sites_json(probe_target_plan(t)) : json_array();
-	missing = shortcomings(py, t ? probe_target_plan(t) : NULL, probe, &info, &levels, &rates);
-	if (!t)
+		list = sites_json(probe_target_plan(t));
+	} else {
+		list = json_array();
+	}
+	fits = twin || t;
+	missing = shortcomings(py, list, probe, &info, &levels, &rates);
+	if (!fits)
 		miss(missing, "no probes: %s", probe ? err.msg : "not possible on this host");
 	row = json_pack("{s:i, s:o, s:s, s:{s:o, s:s, s:s, s:b}, s:b, s:o, s:s, s:o, s:b, s:i, "
 			"s:{s:s, s:s}, s:o}",
 		"pid", pid, "comm", text(info.comm), "python", py->version, "build", "path",
 		text(py->path), "kind", py->kind == PYTHON_STATIC ? "static" : "shared", "build_id",
-		py->build_id, "stripped", py->stripped, "supported", t != NULL, "reason",
-		text(t ? "" : err.msg), "sites", sites, "site_list", list, "census",
+		py->build_id, "stripped", py->stripped, "supported", fits, "reason",
+		text(fits ? "" : err.msg), "sites", sites, "site_list", list, "census",
 		!strcmp(levels, "exact"), "interpreters", py->interpreters, "expect", "levels",
-		t ? levels : "blind", "rates", t ? rates : "blind", "missing", missing);
+		fits ? levels : "blind", "rates", fits ? rates : "blind", "missing", missing);
 	probe_target_free(t);
 	python_free(py);
 	return row;
@@ -210,7 +241,7 @@ static json_t *pythons(struct probe *probe)
 	for (size_t i = 0; i < n; i++) {
 		if (!python_looks_like(pids[i]))
 			continue;
-		row = python_row(probe, pids[i]);
+		row = python_row(probe, pids[i], list);
 		if (row)
 			json_array_append_new(list, row);
 	}
