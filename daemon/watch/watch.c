@@ -170,7 +170,8 @@ static void start_dump(struct watch *w, struct target *t, const struct trigger_f
 	for (int builtin = 0; builtin < 2; builtin++)
 		for (size_t i = 0; i < n; i++)
 			if (f[i].actions & ACTION_DUMP && f[i].type[0] &&
-				r.n_types < DUMP_TYPES_MAX && !strchr(f[i].type, '.') == builtin)
+				r.n_types < DUMP_TYPES_MAX &&
+				(strchr(f[i].type, '.') == NULL) == builtin)
 				types[r.n_types++] = f[i].type;
 	if (!r.trigger[0])
 		return;
