@@ -152,9 +152,10 @@ class Roots:
             if not self.in_root(root, "apt-cache", "show", p).stdout:
                 raise Unavailable(f"Debian {suite} has no package {p}")
         self.say(f"{suite}: installing {' '.join(missing)}")
-        if self.in_root(root, "apt-get", "update").returncode:
-            raise Unavailable(f"apt-get update failed in the root of {suite}")
-        done = self.in_root(root, "apt-get", "install", "-y", "--no-install-recommends", *missing)
+        install = ["apt-get", "install", "-y", "--no-install-recommends", *missing]
+        done = self.in_root(root, *install)
+        if done.returncode and self.in_root(root, "apt-get", "update").returncode == 0:
+            done = self.in_root(root, *install)  # its lists had aged since it was made
         if done.returncode:
             last = (done.stderr.strip().splitlines() or ["no output"])[-1]
             raise Unavailable(f"{suite}: apt-get install {' '.join(missing)}: {last}")
