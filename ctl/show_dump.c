@@ -10,6 +10,8 @@
 #include "ctl/text.h"
 #include "daemon/util/macros.h"
 
+#define SMALL_SHARE 0.02 /* paths below it are only counted */
+
 /* "module app.cache", "frame Thread-1 (worker) in handle at app.py:42", "interpreter (codecs)" */
 static const char *root_words(struct ctl *c, const json_t *path)
 {
@@ -88,7 +90,7 @@ static void show_path(struct ctl *c, const json_t *path)
 static void show_suspect(struct ctl *c, const json_t *suspect)
 {
 	const json_t *paths = json_object_get(suspect, "paths"), *path;
-	const json_t *others = json_object_get(suspect, "other_instances");
+	json_int_t more = json_integer_value(json_object_get(suspect, "other_instances"));
 	const json_t *instances = json_object_get(suspect, "instances");
 	char count[TEXT_MAX];
 	size_t i;
@@ -96,12 +98,17 @@ static void show_suspect(struct ctl *c, const json_t *suspect)
 	fputc('\n', c->out);
 	style_print(c->out, c->colour, STYLE_HEAD, ctl_string(c, suspect, "type"));
 	fprintf(c->out, ": %s in the heap\n", text_json_count(count, instances));
-	json_array_foreach (paths, i, path)
-		show_path(c, path);
+	json_array_foreach (paths, i, path) {
+		/* What a person wants to see first; all of it is in the JSON and in the report. */
+		if (i > 0 && json_number_value(json_object_get(path, "share")) < SMALL_SHARE)
+			more += json_integer_value(json_object_get(path, "instances"));
+		else
+			show_path(c, path);
+	}
 	if (!json_array_size(paths) && json_integer_value(instances) > 0)
 		fputs("  nothing was found that holds them\n", c->out);
-	if (json_integer_value(others) > 0)
-		fprintf(c->out, "  %s more in other ways\n", text_json_count(count, others));
+	if (more > 0)
+		fprintf(c->out, "  %s more in other ways\n", text_count(count, more));
 }
 
 static void show_facts(struct ctl *c, const json_t *d)
