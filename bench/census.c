@@ -26,7 +26,7 @@
 #define GAPS_MAX 65536
 
 static const char script[] =
-	"import sys, gc, time, random\n"
+	"import sys, gc, time, random, signal\n"
 	"n, scrambled = int(sys.argv[1]), sys.argv[2] == 'scrambled'\n"
 	"class Node:\n"
 	"    __slots__ = ('a',)\n"
@@ -39,6 +39,8 @@ static const char script[] =
 	"    if k == 1: return [i]\n"
 	"    if k == 2: return Item()\n"
 	"    return {'k': []}\n"
+	"def halt(*a): global stop; stop = True\n"
+	"signal.signal(signal.SIGUSR1, halt); stop = False\n"
 	"gc.disable(); heap = []; made = i = 0\n"
 	"while made < n: heap.append(mk(i)); made += 1 + (i & 3 > 1) + (i & 3 == 2); i += 1\n"
 	"if scrambled:\n"
@@ -57,12 +59,12 @@ static const char script[] =
 	"flush=True)\n"
 	"    elif w[0] == 'gaps':\n"
 	"        cpu = time.thread_time_ns; gaps = []\n"
-	"        last, was = clock(), cpu(); end = last + int(float(w[1]) * 1e9)\n"
-	"        while last < end:\n"
+	"        last, was = clock(), cpu()\n"
+	"        while not stop:\n"
 	"            Temp(); now, spent = clock(), cpu()\n"
 	"            if spent - was > 100000: gaps.append((last, spent - was))\n"
 	"            last, was = now, spent\n"
-	"        print(len(gaps), *[x for g in gaps for x in g], flush=True)\n";
+	"        stop = False; print(len(gaps), *[x for g in gaps for x in g], flush=True)\n";
 
 struct target {
 	pid_t pid;
@@ -162,20 +164,19 @@ static void end(struct target *x)
 }
 
 /* While the target runs its loop, of which the gaps are kept. */
-static void census(struct target *x, uint64_t budget_ns, double seconds)
+static void census(struct target *x, uint64_t budget_ns)
 {
 	struct pollfd p = {.fd = probe_fd(probe), .events = POLLIN};
-	char command[32];
 
-	snprintf(command, sizeof(command), "gaps %.2f", seconds);
 	x->answered = false;
 	if (probe_census_arm(x->t, budget_ns))
 		die("census", "cannot be armed");
-	say(x, command);
+	say(x, "gaps");
 	for (int i = 0; i < 1800 && !x->answered; i++) {
 		poll(&p, 1, 100);
 		probe_dispatch(probe);
 	}
+	kill(x->pid, SIGUSR1);
 	hear_gaps(x, &with);
 	if (!x->answered)
 		die("census", "none within three minutes");
@@ -215,7 +216,7 @@ static void row(const char *python, const char *objects, const char *kind)
 {
 	double collect[ROUNDS], once[ROUNDS], steps[ROUNDS], ratio_once[ROUNDS],
 		ratio_steps[ROUNDS];
-	double growth, seconds, close_ns = 0;
+	double growth, close_ns = 0;
 	struct target x;
 	size_t n;
 
@@ -223,10 +224,9 @@ static void row(const char *python, const char *objects, const char *kind)
 	for (int i = 0; i < ROUNDS; i++) {
 		say(&x, "collect");
 		collect[i] = (double)hear(&x);
-		census(&x, 60000000000, 0.2);
+		census(&x, 60000000000);
 		once[i] = (double)x.result.pause_ns;
-		seconds = 0.2 + 20 * once[i] / 1e9;
-		census(&x, PAUSE_NS, seconds);
+		census(&x, PAUSE_NS);
 		steps[i] = (double)x.result.cost_ns;
 		ratio_once[i] = once[i] / collect[i];
 		ratio_steps[i] = steps[i] / collect[i];
@@ -237,14 +237,11 @@ static void row(const char *python, const char *objects, const char *kind)
 		if (with.v[i].at <= x.result.at_ns) /* in the order of time */
 			close_ns = (double)with.v[i].ns;
 	qsort(with.v, with.n, sizeof(with.v[0]), by_length);
-	{
-		char command[32];
-
-		snprintf(command, sizeof(command), "gaps %.2f", seconds);
-		say(&x, command);
-		hear_gaps(&x, &without);
-		qsort(without.v, without.n, sizeof(without.v[0]), by_length);
-	}
+	say(&x, "gaps");
+	usleep((useconds_t)(x.result.wall_ns / 1000 + 100000));
+	kill(x.pid, SIGUSR1);
+	hear_gaps(&x, &without);
+	qsort(without.v, without.n, sizeof(without.v[0]), by_length);
 	say(&x, "growth");
 	growth = (double)hear(&x);
 	printf("| %" PRIu64
