@@ -14,7 +14,7 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "capture/cgroup.h"
+#include "daemon/util/cgroup.h"
 #include "capture/job.h"
 
 struct guard {

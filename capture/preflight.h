@@ -6,7 +6,7 @@
 #ifndef PYLEAK_CAPTURE_PREFLIGHT_H
 #define PYLEAK_CAPTURE_PREFLIGHT_H
 
-#include "capture/cgroup.h"
+#include "daemon/util/cgroup.h"
 #include "capture/job.h"
 
 /* Fills j->info, facts, python, rings, places, predicted_ns. -ESRCH, -ENOEXEC: nothing to

@@ -4,9 +4,9 @@
 #include <fnmatch.h>
 #include <string.h>
 
+#include "daemon/util/cgroup.h"
 #include "daemon/util/log.h"
 #include "daemon/util/units.h"
-#include "daemon/watch/cgroup.h"
 
 #define SCAN_US     2000000ULL
 #define RETRY_MS    10000 /* a Python that is still starting up, or that could not be attached */
@@ -194,6 +194,19 @@ static void start_dump(struct watch *w, struct target *t, const struct trigger_f
 		watch_note_dump(w, t, types[i], id);
 }
 
+/* Used share of the tightest memory limit, inactive file cache counted as free; -1: no limit. */
+static double memory_share(pid_t pid)
+{
+	struct memory_room group, host;
+	struct cgroup g;
+
+	cgroup_find(pid, "memory", &g);
+	cgroup_memory_room(&g, &group, &host);
+	if (!group.limit_bytes)
+		return -1;
+	return 1 - (double)group.free_bytes / (double)group.limit_bytes;
+}
+
 static void on_sample(struct target *t, void *userdata)
 {
 	struct watch *w = userdata;
@@ -212,7 +225,7 @@ static void on_sample(struct target *t, void *userdata)
 		return;
 	service_name(p, service, sizeof(service));
 	o.service = service;
-	o.cgroup_share = cgroup_memory_share(p->id.pid);
+	o.cgroup_share = memory_share(p->id.pid);
 	states = calloc(target_type_count(t) + 1, sizeof(*states));
 	if (!states)
 		return;

@@ -52,22 +52,22 @@ fi
 say "$suite: building and installing"
 clone_in "$root"
 run_in "$root" "
-	cd /root/pyleak
+	cd /srv/pyleak
 	make deps
 	make -j$(nproc)
 	make install PREFIX=/usr
 	systemd-sysusers
 	systemctl --quiet enable pyleakd.service
 	# The test is what this root boots for.
-	cp tests/fresh/boot_test.py /root/boot_test.py
+	cp tests/fresh/boot_test.py /srv/boot_test.py
 	printf '%s\n' '[Unit]' 'After=pyleakd.service' \
-		'[Service]' 'Type=oneshot' 'ExecStart=/usr/bin/python3 -B /root/boot_test.py' \
-		'StandardOutput=append:/root/boot_test.log' 'StandardError=inherit' 'TimeoutStartSec=$limit' \
+		'[Service]' 'Type=oneshot' 'ExecStart=/usr/bin/python3 -B /srv/boot_test.py' \
+		'StandardOutput=append:/srv/boot_test.log' 'StandardError=inherit' 'TimeoutStartSec=$limit' \
 		'ExecStopPost=/bin/systemctl --no-block poweroff' \
 		'[Install]' 'WantedBy=multi-user.target' >/etc/systemd/system/boot-test.service
 	systemctl --quiet enable boot-test.service
 	systemctl --quiet mask systemd-networkd-wait-online.service systemd-resolved.service
-	rm -f /root/boot_test.log /root/boot_test.passed" >"$root.log" 2>&1 ||
+	rm -f /srv/boot_test.log /srv/boot_test.passed" >"$root.log" 2>&1 ||
 	{ tail -n 30 "$root.log" >&2; die "$suite: could not be built and installed, see above"; }
 rm -f "$root.log"
 
@@ -80,12 +80,12 @@ for _ in $(seq $((limit * 2))); do
 	kill -0 "$nspawn" 2>/dev/null || break
 	sleep 0.5
 done
-cat "$root/root/boot_test.log" 2>/dev/null || :
+cat "$root/srv/boot_test.log" 2>/dev/null || :
 if kill -0 "$nspawn" 2>/dev/null; then
 	tail -n 30 "$root.console" >&2
 	die "$suite: still running after $limit s"
 fi
-if ! [ -e "$root/root/boot_test.passed" ]; then
+if ! [ -e "$root/srv/boot_test.passed" ]; then
 	tail -n 30 "$root.console" >&2
 	die "$suite: failed, see above"
 fi

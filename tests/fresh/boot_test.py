@@ -13,7 +13,7 @@ import time
 import unittest
 
 CONFIG = "/etc/pyleak/pyleakd.yaml"
-LEAKER = "/opt/leaker.py"
+LEAKER = "/srv/leaker.py"
 TYPE = "__main__.Thing"
 
 CONFIG_TEXT = f"""\
@@ -215,6 +215,6 @@ class Service(unittest.TestCase):
 if __name__ == "__main__":
     program = unittest.main(exit=False, verbosity=2, argv=sys.argv[:1])
     if program.result.wasSuccessful() and program.result.testsRun:
-        open("/root/boot_test.passed", "w", encoding="ascii").close()
+        open("/srv/boot_test.passed", "w", encoding="ascii").close()
     else:
         print(run("journalctl", "--no-pager", "-n", "100", "-u", "pyleak*", check=False).stdout)

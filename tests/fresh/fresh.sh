@@ -59,7 +59,7 @@ for suite in "${suites[@]}"; do
 	begin=$SECONDS
 	say "$suite: $commands"
 	clone_in "$root"
-	run_in "$root" "cd /root/pyleak; $commands" || die "$suite: failed after $((SECONDS - begin)) s: $commands"
+	run_in "$root" "cd /srv/pyleak; $commands" || die "$suite: failed after $((SECONDS - begin)) s: $commands"
 	say "$suite: passed in $((SECONDS - begin)) s"
 	[ -n "$keep" ] || { rm -rf --one-file-system "$base"; base=; }
 done

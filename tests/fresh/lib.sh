@@ -65,10 +65,10 @@ run_in() { # ROOT COMMANDS
 		exit "$status"' run_in "$1" "$repo" "$2"
 }
 
-# What is committed here, as a clone in /root/pyleak.
+# What is committed here, as a clone in /srv/pyleak.
 clone_in() { # ROOT
 	run_in "$1" "
 		git config --system --replace-all safe.directory '*'
-		rm -rf /root/pyleak
-		git clone -q /mnt /root/pyleak"
+		rm -rf /srv/pyleak
+		git clone -q /mnt /srv/pyleak"
 }

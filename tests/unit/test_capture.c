@@ -14,7 +14,7 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "capture/cgroup.h"
+#include "daemon/util/cgroup.h"
 #include "capture/graph.h"
 #include "capture/stop.h"
 #include "capture/strings.h"

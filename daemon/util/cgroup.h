@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the target's control groups, v1 or v2, leave room for: memory and processes. Every level up
+ * What the control groups of a process, v1 or v2, leave room for: memory and processes. Every level up
  * to the mount point counts. Files that are not there or cannot be read limit nothing.
  */
-#ifndef PYLEAK_CAPTURE_CGROUP_H
-#define PYLEAK_CAPTURE_CGROUP_H
+#ifndef PYLEAK_UTIL_CGROUP_H
+#define PYLEAK_UTIL_CGROUP_H
 
 #include <stdbool.h>
 #include <stdint.h>

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-#include "capture/cgroup.h"
+#include "daemon/util/cgroup.h"
 
 #include <fcntl.h>
 #include <inttypes.h>
