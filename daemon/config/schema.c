@@ -24,11 +24,11 @@
 const struct setting settings[N_SETTINGS] = {
 	[BUDGET_CPU] = {"budget", "cpu", {VALUE_SHARE, PERCENT / 100, 100 * PERCENT, "unlimited"},
 		offsetof(struct config, budget_cpu), "1%",
-		"share of the target's CPU time that watching it may cost; or: unlimited"},
+		"share of the target's CPU time that watching it may cost (spaces the censuses; "
+		"counting is shown, not limited yet); or: unlimited"},
 	[BUDGET_PAUSE] = {"budget", "pause", {VALUE_DURATION, 10 * US, SEC, NULL},
 		offsetof(struct config, budget_pause_ns), "1ms",
-		"longest stop of the target by one census step; a heap that needs longer gets "
-		"none"},
+		"longest stop of the target by one census step; a large heap takes several"},
 	[GROWTH_INTERVAL] = {"growth", "interval", {VALUE_DURATION, 100 * MS, HR, NULL},
 		offsetof(struct config, growth_interval_ns), "10s",
 		"time between two samples of the levels; 180 samples make a good window"},
