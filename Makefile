@@ -253,4 +253,4 @@ uninstall:
 clean:
 	rm -rf $(O) compile_commands.json
 
--include $(shell find $(O) -name '*.d' 2>/dev/null)
+-include $(shell find $(O) -path $(O)/roots -prune -o -name '*.d' -type f -print 2>/dev/null)

@@ -364,7 +364,8 @@ static void target_reason(const struct target *t, char *buf, size_t n)
 			"; forks so often that its children run slower for up to %.1f s, until the "
 			"breakpoints they inherit are taken out",
 			(double)delay_ns / 1e9);
-	snprintf(buf, n, "%s%s%s%s%s%s", target_census(t)->reason, more, forks,
+	snprintf(buf, n, "%s%s%s%s%s%s%s%s", target_census(t)->reason, more, forks,
+		target_blocks_reason(t)[0] ? "; " : "", target_blocks_reason(t),
 		target_dropped(t) ? "; events were lost, no verdicts are given" : "",
 		p->seccomp_mode == 2
 			? "; under seccomp: a dump needs the capture helper's CAP_SYS_ADMIN and no "

@@ -1,281 +1,22 @@
 /* SPDX-License-Identifier: MIT */
-#include "daemon/watch/target.h"
-
 #include <string.h>
 #include <sys/syscall.h>
 
 #include "daemon/util/log.h"
 #include "daemon/util/units.h"
+#include "daemon/watch/target_private.h"
 
-#define TYPES_MAX             16384
-#define FREE_LIST             80 /* of lists and dicts: listobject.c, dictobject.c; most are shorter */
 #define CENSUS_MAX_MS         (10 * 60 * 1000LL) /* a census that takes longer is given up */
-#define ESTIMATE_OBJECTS      64ULL /* an estimate's numbers may be off so far, or 2 % */
+#define ESTIMATE_OBJECTS      64ULL      /* an estimate's numbers may be off so far, or 2 % */
 #define IDLE_US               2000000ULL /* no hit for so long: read the rings from outside */
 #define OUTSIDE_OBJECTS_MAX   2000000ULL
 #define TOO_LARGE_RETRY_FIRST (10 * 60 * 1000LL) /* ms; doubled each time, up to a day */
 #define TOO_LARGE_RETRY_MAX   (24 * 3600 * 1000LL)
 
-struct waiter {
-	struct waiter *next;
-	void (*f)(void *arg, bool ok);
-	void *arg;
-};
-
-struct target {
-	struct target_options o;
-	struct proc_info info;
-	struct python *py;
-	struct probe_target *pt;
-	struct track *track;
-	char sites[768];
-	int pidfd;
-	uint64_t start_stack; /* changes when the process executes another program */
-
-	struct target_type **types; /* live ones, in no special order */
-	size_t n_types, cap_types;
-	struct u64map by_addr; /* type address -> struct target_type */
-	uint64_t serial, dropped_types, censuses;
-
-	struct target_census census;
-	bool armed;       /* a census is on its way */
-	int64_t armed_ms;
-	unsigned steps;   /* it had taken when last looked at */
-	int64_t due_ms;   /* the next one not before, unless somebody asks */
-	int64_t retry_ms; /* TOO_LARGE: not before */
-	int64_t retry_delay_ms;
-	int64_t sampled_ms;
-
-	struct probe_totals totals;
-	uint64_t prev_run_ns, prev_cpu_ns, prev_hits;
-	double overhead;
-
-	struct waiter *waiters;
-	sd_event_source *tick, *idle, *exit_source;
-};
-
-/* ---- types --------------------------------------------------------------------------------- */
-
-static void type_drop(struct target *t, size_t i)
-{
-	struct target_type *ty = t->types[i];
-	uint64_t *slot = u64map_get(&t->by_addr, ty->addr);
-
-	if (slot && *slot == (uint64_t)(uintptr_t)ty)
-		u64map_remove(&t->by_addr, ty->addr);
-	if (ty->track)
-		track_forget(t->track, ty->serial);
-	t->types[i] = t->types[--t->n_types];
-	free(ty);
-}
-
-static struct target_type *type_find(struct target *t, uint64_t addr)
-{
-	uint64_t *slot = u64map_get(&t->by_addr, addr);
-
-	return slot ? (struct target_type *)(uintptr_t)*slot : NULL;
-}
-
-static struct target_type *type_new(struct target *t, uint64_t addr)
-{
-	struct target_type *ty;
-
-	if (t->n_types >= TYPES_MAX) {
-		if (!t->dropped_types++)
-			log_warning("pid %d: more than %d types, the others are not shown",
-				t->info.id.pid, TYPES_MAX);
-		return NULL;
-	}
-	if (t->n_types == t->cap_types) {
-		size_t cap = t->cap_types ? 2 * t->cap_types : 256;
-		struct target_type **v = reallocarray(t->types, cap, sizeof(*v));
-
-		if (!v)
-			return NULL;
-		t->types = v;
-		t->cap_types = cap;
-	}
-	ty = calloc(1, sizeof(*ty));
-	if (!ty)
-		return NULL;
-	ty->addr = addr;
-	ty->serial = ++t->serial;
-	if (u64map_put(&t->by_addr, addr, (uint64_t)(uintptr_t)ty)) {
-		free(ty);
-		return NULL;
-	}
-	t->types[t->n_types++] = ty;
-	return ty;
-}
-
-/* All instances are in the collector's rings from birth to death, so that the census is the whole
- * level. Not so for exact dicts and tuples: CPython untracks those of plain values (dictobject.c
- * MAINTAIN_TRACKING up to 3.13, which 3.14 does without; tupleobject.c _PyTuple_MaybeUntrack). */
-static bool always_tracked(const struct target *t, const struct python_type *info)
-{
-	if (!(info->flags & TPFLAGS_HAVE_GC))
-		return false;
-	if (!strcmp(info->name, "dict"))
-		return t->py->minor >= 14;
-	return strcmp(info->name, "tuple") != 0;
-}
-
-static void type_name(struct target *t, struct target_type *ty)
-{
-	if (python_type_read(t->py, ty->addr, &ty->info))
-		return;
-	ty->named = true;
-	ty->always_tracked = always_tracked(t, &ty->info);
-	ty->track = track_type_get(t->track, ty->serial, ty->info.name);
-}
-
-/* Some of its births and deaths are a pop from and a push to a list of the interpreter's own, which
- * no site sees: the level may be off by the length of that list however often it was right. */
-static bool has_free_list(const struct target_type *ty)
-{
-	static const char *const names[] = {"list", "dict", "tuple", "float", "frame", "slice",
-		"method", "builtin_function_or_method", "Context", "async_generator_asend",
-		"async_generator_wrapped_value", "range_iterator", "list_iterator",
-		"tuple_iterator"};
-
-	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
-		if (!strcmp(ty->info.name, names[i]))
-			return true;
-	return false;
-}
-
-/* Reads the counters of all types; forgets those that have died. */
-static int read_counters(struct target *t)
-{
-	_cleanup_free_ struct probe_count *c = NULL;
-	size_t n;
-	int r;
-
-	r = probe_target_read(t->pt, &c, &n, &t->totals);
-	if (r)
-		return r;
-	/* Obituaries first: the address may have been used again already. */
-	for (size_t i = 0; i < n; i++) {
-		struct target_type *ty = c[i].gone ? type_find(t, c[i].type) : NULL;
-
-		if (ty && (ty->incarnation == c[i].incarnation || !ty->incarnation))
-			ty->gone = true;
-	}
-	for (size_t i = 0; i < t->n_types;) {
-		if (t->types[i]->gone)
-			type_drop(t, i);
-		else
-			i++;
-	}
-	for (size_t i = 0; i < n; i++) {
-		struct target_type *ty;
-
-		if (c[i].gone)
-			continue;
-		ty = type_find(t, c[i].type);
-		if (ty && ty->incarnation && ty->incarnation != c[i].incarnation) {
-			/* Another type lives there now; its obituary was lost or comes later. */
-			for (size_t k = 0; k < t->n_types; k++)
-				if (t->types[k] == ty) {
-					type_drop(t, k);
-					break;
-				}
-			ty = NULL;
-		}
-		if (!ty)
-			ty = type_new(t, c[i].type);
-		if (!ty)
-			continue;
-		if (!ty->incarnation) {
-			/* Known from a census only, until now: is it still the same type? */
-			char old[TYPE_NAME_MAX];
-			bool was = ty->named;
-
-			snprintf(old, sizeof(old), "%s", ty->info.name);
-			ty->incarnation = c[i].incarnation;
-			if (was && (python_type_read(t->py, ty->addr, &ty->info) ||
-					   strcmp(old, ty->info.name))) {
-				track_forget(t->track, ty->serial);
-				ty->serial = ++t->serial;
-				ty->track = NULL;
-				ty->named = ty->census = false;
-				ty->law = (struct law){0};
-			}
-		}
-		if (!ty->named)
-			type_name(t, ty);
-		ty->births = c[i].births;
-		ty->deaths = c[i].deaths;
-	}
-	return 0;
-}
-
-/* ---- quality ------------------------------------------------------------------------------- */
-
-/* What a census says of a type: between min and max were alive. */
-static void type_census(struct target_type *ty, uint64_t live, uint64_t min, uint64_t max,
-	uint64_t births, uint64_t deaths)
-{
-	ty->census = true;
-	ty->live = live;
-	if (ty->always_tracked)
-		law_census(&ty->law, min, max, births, deaths);
-}
-
-/* The last sample is the last census itself. */
-static bool at_census(const struct target *t)
-{
-	return t->sampled_ms && t->sampled_ms == t->census.at_ms;
-}
-
-int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound)
-{
-	int64_t level = TRACK_UNKNOWN, bound = -1;
-
-	if (ty->census && ty->always_tracked) {
-		if (at_census(t)) {
-			level = law_census_level(&ty->law, &bound);
-		} else {
-			level = law_level(&ty->law, ty->births, ty->deaths, &bound);
-			if (has_free_list(ty))
-				bound = MAX(bound, (int64_t)FREE_LIST);
-		}
-	}
-	if (ret_bound)
-		*ret_bound = bound;
-	return level;
-}
-
-enum track_quality target_type_quality(const struct target *t, const struct target_type *ty)
-{
-	if (!ty->census || !ty->always_tracked)
-		return TRACK_BLIND;
-	if (t->dropped_types || t->totals.dropped)
-		return TRACK_ESTIMATE;
-	return law_proven(&ty->law) && !has_free_list(ty) ? TRACK_EXACT : TRACK_ESTIMATE;
-}
-
-bool target_type_flow(const struct target_type *ty, uint64_t *ret_births, uint64_t *ret_deaths)
-{
-	*ret_births = law_births(&ty->law, ty->births);
-	*ret_deaths = law_deaths(&ty->law, ty->deaths);
-	return ty->births || ty->deaths || (!*ret_births && !*ret_deaths);
-}
-
-enum track_quality target_type_rates_quality(const struct target *t, const struct target_type *ty)
-{
-	if (!ty->births && !ty->deaths)
-		return TRACK_BLIND;
-	return law_proven(&ty->law) && !has_free_list(ty) && !t->totals.dropped ? TRACK_EXACT
-										: TRACK_ESTIMATE;
-}
-
 /* ---- samples ------------------------------------------------------------------------------- */
 
-static void answer_waiters(struct target *t, bool ok)
+static void answer(struct waiter *w, bool ok)
 {
-	struct waiter *w = TAKE_PTR(t->waiters);
-
 	while (w) {
 		struct waiter *next = w->next;
 
@@ -283,6 +24,11 @@ static void answer_waiters(struct target *t, bool ok)
 		free(w);
 		w = next;
 	}
+}
+
+static void answer_waiters(struct target *t, bool ok)
+{
+	answer(TAKE_PTR(t->waiters), ok);
 }
 
 static void measure_cost(struct target *t)
@@ -335,8 +81,6 @@ static void take_sample(struct target *t, int64_t at_ms)
 		if (!ty->track)
 			continue;
 		target_type_flow(ty, &p.births, &p.deaths);
-		/* Of dict and tuple the level is not known: births and deaths, which see those
-		 * that the collector does not track, too, stand in for it. */
 		p.count = target_type_level(t, ty, NULL);
 		track_sample(t->track, ty->track, &p);
 	}
@@ -367,14 +111,17 @@ static void no_census_reason(struct target *t, const struct census_result *r)
 	format_duration(pause, sizeof(pause), t->o.config->budget_pause_ns);
 	if (r->status == CENSUS_TOO_LARGE) {
 		snprintf(to, n,
-			"no census: the heap is too large for one walk within budget.pause (%s), and in "
-			"this build the collector's work cannot be seen between two; a dump gives the "
+			"no census: the heap is too large for one walk within budget.pause (%s), "
+			"and in "
+			"this build the collector's work cannot be seen between two; a dump gives "
+			"the "
 			"levels",
 			pause);
 		return;
 	}
 	at = (size_t)snprintf(to, n,
-		"no census: the heap is too large for one walk within budget.pause (%s), and walks in "
+		"no census: the heap is too large for one walk within budget.pause (%s), and walks "
+		"in "
 		"steps were cut short",
 		pause);
 	for (unsigned i = 0; i < CENSUS_REASONS && at < n; i++)
@@ -435,8 +182,7 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 			ty = type_new(t, k->type);
 		if (!ty)
 			continue;
-		if (!ty->named)
-			type_name(t, ty);
+		type_name(t, ty);
 		/* Not in the ones before: there was nothing of it then. */
 		if (!ty->census && t->censuses > 1)
 			type_census(ty, 0, 0, 0, 0, 0);
@@ -476,7 +222,7 @@ static void census_outside(struct target *t)
 	int r = probe_census_outside(t->pt, OUTSIDE_OBJECTS_MAX);
 
 	if (r == 0)
-		return; /* on_census has run */
+		return;                                   /* on_census has run */
 	if (t->census.state == TARGET_CENSUS_TOO_LARGE) { /* its reason stands */
 		sample_without_census(t);
 		return;
@@ -556,14 +302,34 @@ void target_refresh(struct target *t, void (*f)(void *arg, bool ok), void *arg)
 		f(arg, false);
 		return;
 	}
-	*w = (struct waiter){t->waiters, f, arg};
-	t->waiters = w;
+	*w = (struct waiter){t->readers, f, arg};
+	t->readers = w;
+	/* One that is under way began too early: target_blocks_done() starts another. */
+	t->read_again = t->blocks.running;
+	if (!t->blocks.running && target_blocks_start(t))
+		target_blocks_done(t);
+}
+
+void target_blocks_done(struct target *t)
+{
+	struct waiter **last = &t->waiters;
+
+	if (t->read_again) {
+		t->read_again = false;
+		if (target_blocks_start(t) == 0)
+			return;
+	}
+	if (!t->readers)
+		return;
+	while (*last)
+		last = &(*last)->next;
+	*last = TAKE_PTR(t->readers);
 	start_sample(t);
 }
 
-void target_refresh_forget(struct target *t, void *arg)
+static void waiters_forget(struct waiter **p, const void *arg)
 {
-	for (struct waiter **p = &t->waiters; *p;) {
+	while (*p) {
 		struct waiter *w = *p;
 
 		if (w->arg == arg) {
@@ -573,6 +339,12 @@ void target_refresh_forget(struct target *t, void *arg)
 			p = &w->next;
 		}
 	}
+}
+
+void target_refresh_forget(struct target *t, void *arg)
+{
+	waiters_forget(&t->waiters, arg);
+	waiters_forget(&t->readers, arg);
 }
 
 /* ---- life ---------------------------------------------------------------------------------- */
@@ -606,6 +378,8 @@ static int on_tick(sd_event_source *s, uint64_t usec, void *userdata)
 		t->o.on_gone(t, "it executed another program", t->o.userdata);
 		return 0;
 	}
+	if (target_blocks_due(t))
+		target_blocks_start(t);
 	if (t->armed && probe_census_steps(t->pt) > 1) {
 		if (read_counters(t) == 0) /* steps are on their way */
 			take_sample(t, now_realtime_ms());
@@ -664,6 +438,7 @@ int target_open(pid_t pid, const struct target_options *o, struct target **ret, 
 	if (r)
 		goto fail;
 	probe_target_describe(t->pt, t->sites, sizeof(t->sites));
+	target_blocks_init(t);
 	if (probe_census_arm(t->pt, o->config->budget_pause_ns) == -EPROTO) {
 		struct python_rings rings;
 		struct err why = {""};
@@ -703,15 +478,14 @@ void target_free(struct target *t)
 {
 	if (!t)
 		return;
+	reader_forget(t->o.reader, t);
 	answer_waiters(t, false);
+	answer(TAKE_PTR(t->readers), false);
 	sd_event_source_disable_unref(t->tick);
 	sd_event_source_disable_unref(t->idle);
 	sd_event_source_disable_unref(t->exit_source);
 	probe_target_free(t->pt);
-	while (t->n_types)
-		type_drop(t, t->n_types - 1);
-	free(t->types);
-	u64map_release(&t->by_addr);
+	types_release(t);
 	track_free(t->track);
 	python_free(t->py);
 	closep(&t->pidfd);
@@ -751,6 +525,11 @@ struct track *target_track(const struct target *t)
 const struct target_census *target_census(const struct target *t)
 {
 	return &t->census;
+}
+
+const char *target_blocks_reason(const struct target *t)
+{
+	return t->blocks.reason;
 }
 
 const char *target_sites(const struct target *t)

@@ -6,7 +6,8 @@
  *
  * Every growth.interval the target takes one sample. With a census when there can be one: on probe
  * hits, or from outside when none comes within two seconds; else from the counters alone, as while
- * a census in steps is on its way, and after one until what it cost has been saved up.
+ * a census in steps is on its way, and after one until what it cost has been saved up. What the
+ * collector does not track is counted in the target's memory, now and then (reader.h).
  */
 #ifndef PYLEAK_WATCH_TARGET_H
 #define PYLEAK_WATCH_TARGET_H
@@ -21,6 +22,7 @@
 #include "daemon/track/law.h"
 #include "daemon/track/track.h"
 #include "daemon/util/u64map.h"
+#include "daemon/watch/reader.h"
 
 struct target;
 
@@ -35,8 +37,8 @@ struct target_type {
 	struct python_type info;
 	struct track_type *track;
 
-	uint64_t births, deaths; /* counted since attach, as last read */
-	double birth_rate, death_rate; /* a second, over the last sample's interval */
+	uint64_t births, deaths;           /* counted since attach, as last read */
+	double birth_rate, death_rate;     /* a second, over the last sample's interval */
 	uint64_t rate_births, rate_deaths; /* where that began: law_births(), law_deaths() */
 	int64_t rate_ms;
 
@@ -44,7 +46,15 @@ struct target_type {
 	uint64_t census_serial; /* the last one that found any alive */
 	uint64_t live;          /* tracked objects then, at most live_bound off */
 	uint64_t live_bound;
-	struct law law;         /* from census to census: quality, bounds, sides that are not seen */
+	struct law law; /* from census to census: quality, bounds, sides that are not seen */
+
+	struct { /* of a type that is counted where its objects lie, see target_type_in_blocks() */
+		bool known; /* a reading has spoken of it, and with it `law` */
+		bool asked; /* by the one under way, when these stood in the counters: */
+		uint64_t births, deaths;
+		int64_t at_ms; /* of the reading */
+		double drift; /* objects a ms, from one reading to the next, of late; < 0: not known */
+	} blocks;
 };
 
 enum target_census_state {
@@ -64,13 +74,15 @@ struct target_census {
 	uint64_t pause_ns_max; /* longest step so far, of those given up as well */
 	enum census_way way;   /* of the last one that worked */
 	unsigned steps;
-	bool estimate; /* it may be wrong: see struct census_result */
+	bool estimate;                     /* it may be wrong: see struct census_result */
 	uint64_t restarts[CENSUS_REASONS]; /* why censuses had to begin anew, all so far */
 };
 
 struct target_options {
 	const struct config *config;
 	struct probe *probe;
+	struct reader *reader;
+	const size_t *n_targets; /* that share it */
 	sd_event *event;
 	void *userdata;
 	void (*on_sample)(
@@ -113,6 +125,12 @@ void target_refresh(struct target *t, void (*f)(void *arg, bool ok), void *arg);
 /* The one who waits is gone. */
 void target_refresh_forget(struct target *t, void *arg);
 
+/* Why there are no levels of what the collector does not track, or "". */
+const char *target_blocks_reason(const struct target *t);
+
+/* Whether the census does not see all its instances, so that they are counted in the target's
+ * memory: types without the collector, and dicts and tuples, which leave its sight. */
+bool target_type_in_blocks(const struct target_type *ty);
 /* Live objects of the type now, or TRACK_UNKNOWN; *ret_bound is its possible error, or -1. */
 int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound);
 enum track_quality target_type_quality(const struct target *t, const struct target_type *ty);

@@ -48,6 +48,7 @@ struct watch {
 	struct note *notes;
 	size_t n_notes;
 	struct trigger_engine *triggers;
+	struct reader *reader;
 	sd_event_source *scan, *probe_source, *children;
 	bool children_logged;
 	bool pids_given;
@@ -143,7 +144,8 @@ static void service_name(const struct proc_info *p, char *buf, size_t n)
 
 bool watch_type_judged(const struct target_type *ty)
 {
-	return ty->census || (ty->info.heap && (ty->info.flags & TPFLAGS_HAVE_GC));
+	return ty->census || ty->blocks.known ||
+	       (ty->info.heap && (ty->info.flags & TPFLAGS_HAVE_GC));
 }
 
 static void on_dump_done(void *userdata, const struct dump_outcome *o)
@@ -308,6 +310,8 @@ static int open_target(struct watch *w, pid_t pid, struct err *err)
 	struct target_options o = {
 		.config = w->o.config,
 		.probe = w->o.probe,
+		.reader = w->reader,
+		.n_targets = &w->n_targets,
 		.event = w->o.event,
 		.userdata = w,
 		.on_sample = on_sample,
@@ -587,7 +591,9 @@ int watch_new(const struct watch_options *o, struct watch **ret, struct err *err
 		goto fail;
 	}
 	configure_dumps(w);
-	r = sd_event_add_io(o->event, &w->probe_source, probe_fd(o->probe), EPOLLIN, on_probe, w);
+	r = reader_new(o->event, &w->reader);
+	if (r >= 0)
+		r = sd_event_add_io(o->event, &w->probe_source, probe_fd(o->probe), EPOLLIN, on_probe, w);
 	if (r >= 0)
 		r = sd_event_add_time_relative(
 			o->event, &w->scan, CLOCK_MONOTONIC, 0, 100000, on_scan, w);
@@ -623,6 +629,7 @@ void watch_free(struct watch *w)
 	for (size_t i = 0; i < w->n_targets; i++)
 		target_free(w->targets[i]);
 	free(w->targets);
+	reader_free(w->reader);
 	free(w->seen);
 	free(w->notes);
 	trigger_engine_free(w->triggers);

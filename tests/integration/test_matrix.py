@@ -15,7 +15,7 @@ import matrix  # noqa: E402
 class Matrix(harness.RootTest):
     def row(self, name, how):
         def run(build, row):
-            matrix.run(build, row, windows=3, estimates=False, containers=matrix.LEVELS)
+            matrix.run(build, row, windows=3, estimates=False)
 
         row = matrix.row_of(name, how, builds.Roots(None), run)
         if row.unavailable:

@@ -25,3 +25,5 @@ LIBS_capture := -lzstd -ljansson
 MODULES_fuzz_elf := util python
 MODULES_fuzz_snapshot := util graph
 MODULES_test_census := util python probe
+MODULES_test_blocks := util python
+MODULES_fuzz_blocks := util python

@@ -1,0 +1,358 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/python/blocks.h"
+
+#include <elf.h>
+#include <fcntl.h>
+#include <string.h>
+
+#include "daemon/python/mem.h"
+#include "daemon/util/macros.h"
+#include "daemon/util/units.h"
+
+#define PAGE         4096
+#define POOL_HEAD    48 /* sizeof(struct pool_header), a multiple of the alignment */
+#define CLASSES      32 /* of 16 to 512 bytes */
+#define GC_HEAD      16
+#define SMALL_MAX    512
+#define CHUNK_HEAD   16
+#define CHUNK_MAX    (UINT64_C(64) << 30)
+#define CHUNK_FLAGS  7
+#define MANGLED      0xfffff /* bits of a link that fastbins change (PROTECT_PTR) */
+#define CHUNK_IN_USE 1       /* in the next one's header */
+#define CHUNK_MMAP   2
+
+/* Objects/obmalloc.c, struct pool_header. */
+struct pool_header {
+	uint32_t count, pad;
+	uint64_t freeblock, nextpool, prevpool;
+	uint32_t arena, class, nextoffset, maxnextoffset;
+};
+_Static_assert(sizeof(struct pool_header) == POOL_HEAD, "as in obmalloc.c");
+
+static uint64_t word_at(const uint8_t *bytes, size_t i)
+{
+	uint64_t v;
+
+	memcpy(&v, bytes + i, sizeof(v));
+	return v;
+}
+
+/* What the header of a pool in use says is nothing that other memory would say by accident. */
+static bool is_pool(const struct pool_header *h, uint64_t at, size_t pool_bytes)
+{
+	size_t size = ((size_t)h->class + 1) * 16, past;
+
+	if (h->class >= CLASSES || h->count > (pool_bytes - POOL_HEAD) / size ||
+		h->maxnextoffset != pool_bytes - size || h->nextoffset < POOL_HEAD + size ||
+		h->nextoffset > pool_bytes || (h->nextoffset - POOL_HEAD) % size)
+		return false;
+	if (!h->freeblock)
+		return true;
+	past = h->freeblock - at; /* wraps to something large if it is before */
+	return past >= POOL_HEAD && past < h->nextoffset && (past - POOL_HEAD) % size == 0;
+}
+
+/*
+ * A reference count of something alive. Up to 3.13 a 64-bit number, of which the lower half is
+ * enough for all that live (3.12's immortal ones: UINT_MAX). From 3.14 on 32 bits, and beside them 16
+ * that are 0 here and 16 of flags (object.h). A link of a free list is an address and has some of
+ * those bits set.
+ */
+static bool is_count(const struct blocks *b, uint64_t v)
+{
+	if (!(uint32_t)v || (b->wide_flags ? v >> 32 & 0xffff : v >> 32))
+		return false;
+	return v < b->low_image || v >= b->high_image;
+}
+
+static struct blocks_type *type_of(const struct blocks *b, uint64_t type)
+{
+	const uint64_t *i;
+
+	if (type < b->low || type > b->high)
+		return NULL;
+	i = u64map_get(&b->index, type);
+	return i ? &b->types[*i - 1] : NULL;
+}
+
+/* The type of the object whose block begins here, NULL: it is none that is counted, or dead. */
+static struct blocks_type *object_at(const struct blocks *b, const uint8_t *block, size_t n)
+{
+	struct blocks_type *t;
+
+	if (n >= 16 && (t = type_of(b, word_at(block, 8))) && !t->gc &&
+		is_count(b, word_at(block, 0)))
+		return t;
+	/* Links of the collector: 0 where it does not track the object. */
+	if (n >= GC_HEAD + 16 && (t = type_of(b, word_at(block, GC_HEAD + 8))) && t->gc &&
+		is_count(b, word_at(block, GC_HEAD)) && !(word_at(block, 0) & 7))
+		return t;
+	return NULL;
+}
+
+static void look_at_pool(struct blocks *b, const struct pool_header *h, const uint8_t *pool)
+{
+	size_t size = ((size_t)h->class + 1) * 16;
+	struct blocks_type *t;
+
+	b->pools++;
+	if (!h->count)
+		return;
+	for (size_t i = POOL_HEAD; i + size <= h->nextoffset; i += size)
+		if ((t = object_at(b, pool + i, size)))
+			t->count++;
+}
+
+/* Whether malloc's header before a block is one of a chunk that may hold an object: sane, and of a
+ * size that is beyond the small ones. */
+static bool is_chunk(const struct blocks *b, uint64_t at, const uint8_t *bytes, size_t i, size_t n)
+{
+	uint64_t head, size, next;
+
+	if (i < CHUNK_HEAD && b->before_at != at)
+		return false;
+	head = i < CHUNK_HEAD ? word_at(b->before, 8) : word_at(bytes, i - 8);
+	size = head & ~(uint64_t)CHUNK_FLAGS;
+	if (size % 16 || size < 32 || (!b->small_chunks && size < SMALL_MAX + CHUNK_HEAD) ||
+		size > CHUNK_MAX)
+		return false;
+	if (head & CHUNK_MMAP)
+		return (at + i - CHUNK_HEAD) % PAGE == 0 && size % PAGE == 0;
+	next = i - CHUNK_HEAD + size;
+	if (next + 16 > n)
+		return true; /* the next one is not in sight */
+	return word_at(bytes, next + 8) & CHUNK_IN_USE;
+}
+
+/* Large blocks: glibc's are multiples of 16, and so are the objects in them. */
+static void look_at_chunks(
+	struct blocks *b, uint64_t at, const uint8_t *bytes, size_t from, size_t to, size_t n)
+{
+	for (size_t i = from; i < to; i += 16) {
+		struct blocks_type *t = object_at(b, bytes + i, n - i);
+
+		if (t && (t->sizes || b->small_chunks) && is_chunk(b, at, bytes, i, n)) {
+			t->count++;
+			t->large++;
+		}
+	}
+}
+
+void blocks_look(struct blocks *b, uint64_t at, const uint8_t *bytes, size_t n)
+{
+	struct pool_header h;
+
+	for (size_t i = 0; i < n; i += b->pool_bytes) {
+		size_t end = MIN(i + b->pool_bytes, n);
+
+		memcpy(&h, bytes + i, sizeof(h));
+		if (i + b->pool_bytes <= n && is_pool(&h, at + i, b->pool_bytes))
+			look_at_pool(b, &h, bytes + i);
+		else
+			look_at_chunks(b, at, bytes, i, end, n);
+	}
+	if (n >= sizeof(b->before)) {
+		memcpy(b->before, bytes + n - sizeof(b->before), sizeof(b->before));
+		b->before_at = at + n;
+	}
+}
+
+/* ---- reading ---- */
+
+#define PM_PRESENT (UINT64_C(1) << 63)
+#define PM_SWAPPED (UINT64_C(1) << 62)
+
+struct blocks_reading {
+	struct blocks b;
+	struct blocks_type *types;
+	size_t n_types;
+	struct proc_id id;
+	int pagemap;
+	bool cancelled;
+	uint64_t max_bytes, bytes, took_ns;
+	uint64_t flags[BLOCKS_STRETCH / PAGE]; /* of the stretch's pages */
+	uint8_t stretch[BLOCKS_STRETCH];
+};
+
+/* Reads the pages of n bytes from at on that are there, into `to`. 1; 0: none is; or an error. */
+static int read_stretch(struct blocks_reading *r, uint64_t at, uint8_t *to, size_t n)
+{
+	size_t pages = n / PAGE;
+	ssize_t got = pread(r->pagemap, r->flags, pages * sizeof(r->flags[0]),
+		(off_t)(at / PAGE * sizeof(r->flags[0])));
+	bool any = false;
+
+	if (got != (ssize_t)(pages * sizeof(r->flags[0])))
+		return got < 0 ? -errno : -ESRCH;
+	for (size_t i = 0; i < pages;) {
+		size_t first = i;
+
+		if (r->flags[i] & PM_SWAPPED)
+			return -ENODATA;
+		while (i < pages && r->flags[i] & PM_PRESENT)
+			i++;
+		if (i == first) {
+			memset(to + i * PAGE, 0, PAGE);
+			i++;
+			continue;
+		}
+		/* What has gone meanwhile holds nothing any more. */
+		got = mem_read_some(
+			r->id.pid, at + first * PAGE, to + first * PAGE, (i - first) * PAGE);
+		if (got < 0 && got != -EFAULT)
+			return (int)got;
+		got = MAX(got, 0);
+		memset(to + first * PAGE + got, 0, (i - first) * PAGE - (size_t)got);
+		r->bytes += (uint64_t)got;
+		any = true;
+	}
+	return any;
+}
+
+static int read_map(struct blocks_reading *r, const struct proc_map *m)
+{
+	uint64_t at = m->start - m->start % r->b.pool_bytes;
+
+	for (; at < m->end; at += BLOCKS_STRETCH) {
+		/* The part of a pool that lies before the mapping is not there. */
+		size_t before = m->start > at ? (size_t)(m->start - at) : 0;
+		size_t n = (size_t)(MIN(at + BLOCKS_STRETCH, m->end) - at);
+		int e;
+
+		if (__atomic_load_n(&r->cancelled, __ATOMIC_RELAXED))
+			return -ECANCELED;
+		if (r->bytes > r->max_bytes)
+			return -E2BIG;
+		memset(r->stretch, 0, before);
+		e = read_stretch(r, at + before, r->stretch + before, n - before);
+		if (e < 0)
+			return e;
+		if (e)
+			blocks_look(&r->b, at, r->stretch, n);
+	}
+	return 0;
+}
+
+/* Memory that allocators take: private, writable, of no file, not a stack. */
+static bool is_heap(const struct proc_map *m)
+{
+	return m->perm[0] == 'r' && m->perm[1] == 'w' && m->perm[3] == 'p' && !m->inode &&
+	       (!m->path[0] || !strcmp(m->path, "[heap]") || !strncmp(m->path, "[anon", 5)) &&
+	       m->start % PAGE == 0 && m->end % PAGE == 0 && m->end > m->start;
+}
+
+static int read_all(struct blocks_reading *r, const struct proc_maps *maps)
+{
+	int e = 0;
+
+	for (size_t i = 0; i < r->n_types; i++)
+		r->types[i].count = r->types[i].large = 0;
+	r->bytes = r->b.pools = 0;
+	for (size_t i = 0; i < maps->n && !e; i++)
+		if (!strcmp(maps->v[i].path, "[heap]") && r->b.high_image <= maps->v[i].start)
+			r->b.high_image = maps->v[i].end | MANGLED;
+	for (size_t i = 0; i < maps->n && !e; i++)
+		if (is_heap(&maps->v[i]))
+			e = read_map(r, &maps->v[i]);
+	return e;
+}
+
+int blocks_run(struct blocks_reading *r)
+{
+	_cleanup_(proc_maps_release) struct proc_maps maps = {0};
+	uint64_t start_ns = now_monotonic_ns();
+	int e;
+
+	e = proc_maps_read(r->id.pid, &maps, NULL);
+	if (!e)
+		e = read_all(r, &maps);
+	if (!e && !r->b.pools) { /* PYTHONMALLOC=malloc: once more, with malloc's small blocks */
+		r->b.small_chunks = true;
+		e = read_all(r, &maps);
+	}
+	if (!e && !proc_id_alive(&r->id))
+		e = -ESRCH;
+	r->took_ns = now_monotonic_ns() - start_ns;
+	return e;
+}
+
+void blocks_cancel(struct blocks_reading *r)
+{
+	__atomic_store_n(&r->cancelled, true, __ATOMIC_RELAXED);
+}
+
+const struct blocks_type *blocks_types(const struct blocks_reading *r, size_t *ret_n)
+{
+	*ret_n = r->n_types;
+	return r->types;
+}
+
+struct blocks_stats blocks_stats(const struct blocks_reading *r)
+{
+	return (struct blocks_stats){.bytes = r->bytes, .pools = r->b.pools, .took_ns = r->took_ns};
+}
+
+static int prepare(
+	struct blocks_reading *r, const struct python *p, const struct blocks_type *v, size_t n)
+{
+	const struct elf_segment *s;
+	struct blocks *b = &r->b;
+	char path[64];
+	int e;
+
+	r->types = calloc(MAX(n, (size_t)1), sizeof(*v));
+	if (!r->types)
+		return -ENOMEM;
+	memcpy(r->types, v, n * sizeof(*v));
+	r->n_types = n;
+	b->types = r->types;
+	b->low = UINT64_MAX;
+	b->pool_bytes = p->minor >= 10 ? 16384 : 4096;
+	b->wide_flags = p->minor >= 14;
+	e = u64map_reserve(&b->index, n);
+	for (size_t i = 0; i < n && !e; i++) {
+		b->low = MIN(b->low, v[i].type);
+		b->high = MAX(b->high, v[i].type);
+		e = u64map_put(&b->index, v[i].type, i + 1);
+	}
+	if (e)
+		return e;
+	for (size_t i = 0; (s = elf_image_segment(p->elf, i)); i++)
+		if (s->flags & PF_W) {
+			b->low_image = p->bias + s->vaddr;
+			b->high_image = p->bias + s->vaddr + s->memsz;
+		}
+	snprintf(path, sizeof(path), "%s/%d/pagemap", proc_root(), (int)p->id.pid);
+	r->pagemap = open(path, O_RDONLY | O_CLOEXEC);
+	return r->pagemap < 0 ? -errno : 0;
+}
+
+int blocks_open(const struct python *p, const struct blocks_type *v, size_t n, uint64_t max_bytes,
+	struct blocks_reading **ret)
+{
+	struct blocks_reading *r = calloc(1, sizeof(*r));
+	int e;
+
+	if (!r)
+		return -ENOMEM;
+	r->id = p->id;
+	r->pagemap = -1;
+	r->max_bytes = max_bytes;
+	e = prepare(r, p, v, n);
+	if (e) {
+		blocks_free(r);
+		return e;
+	}
+	*ret = r;
+	return 0;
+}
+
+void blocks_free(struct blocks_reading *r)
+{
+	if (!r)
+		return;
+	u64map_release(&r->b.index);
+	closep(&r->pagemap);
+	free(r->types);
+	free(r);
+}

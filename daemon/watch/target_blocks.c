@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: MIT */
+#include <math.h>
+#include <string.h>
+
+#include "daemon/util/units.h"
+#include "daemon/watch/target_private.h"
+
+#define READ_MAX         (UINT64_C(4) << 30) /* bytes; a second of the daemon's time */
+#define DOUBT            64 /* objects, or 1 %, that what is found in memory may be off */
+#define FRESH_MS         1000
+#define REFUSED_RETRY_NS UINT64_C(600000000000)
+#define TPFLAGS_UNICODE  (UINT64_C(1) << 28) /* a subclass of str */
+
+/* That have no collector, or leave its sight, and live in every Python. */
+static const char *const symbols[] = {"PyDict_Type", "PyTuple_Type", "PyUnicode_Type",
+	"PyBytes_Type", "PyByteArray_Type", "PyLong_Type", "PyFloat_Type", "PyComplex_Type",
+	"PyCode_Type"};
+
+void target_blocks_init(struct target *t)
+{
+	uint64_t addr;
+
+	for (size_t i = 0; i < ARRAY_SIZE(symbols); i++) {
+		struct target_type *ty;
+
+		if (python_symbol(t->py, symbols[i], &addr, NULL) || type_find(t, addr))
+			continue;
+		ty = type_new(t, addr);
+		if (ty)
+			type_name(t, ty);
+	}
+}
+
+static void reason_of(struct target *t, int result)
+{
+	char *to = t->blocks.reason;
+	size_t n = sizeof(t->blocks.reason);
+
+	switch (result) {
+	case 0:
+		to[0] = 0;
+		break;
+	case -E2BIG:
+		snprintf(to, n,
+			"how many str, int, dict, ... there are is not known: more than %llu GiB "
+			"of "
+			"memory would have to be read; a dump tells",
+			(unsigned long long)(READ_MAX >> 30));
+		break;
+	case -ENODATA:
+		snprintf(to, n,
+			"how many str, int, dict, ... there are is not known: part of its memory "
+			"is "
+			"swapped out, and reading it would bring it back; a dump tells");
+		break;
+	default:
+		snprintf(to, n,
+			"how many str, int, dict, ... there are is not known: its memory cannot be "
+			"read: %s",
+			strerror(-result));
+	}
+}
+
+/* What was seen speaks of the instant at which the counters were read before, and is right to within
+ * what was born or died until they were read again. */
+static void take_over(struct target *t, const struct blocks_type *b)
+{
+	struct target_type *ty = type_find(t, b->type);
+	int64_t now = now_realtime_ms(), before;
+	uint64_t births, deaths;
+
+	if (!ty || !ty->blocks.asked)
+		return;
+	ty->blocks.asked = false;
+	births = ty->births - ty->blocks.births;
+	deaths = ty->deaths - ty->blocks.deaths;
+	before = law_census_level(&ty->law, NULL);
+	law_census(&ty->law, b->count > births ? b->count - births : 0, b->count + deaths,
+		ty->blocks.births, ty->blocks.deaths);
+	if (!ty->blocks.known)
+		ty->blocks.drift = -1;
+	else if (now > ty->blocks.at_ms)
+		ty->blocks.drift = MAX(ty->blocks.drift / 2,
+			fabs((double)(law_census_level(&ty->law, NULL) - before)) /
+				(double)(now - ty->blocks.at_ms));
+	ty->blocks.at_ms = now;
+	ty->blocks.known = true;
+}
+
+int64_t target_blocks_level(const struct target_type *ty, int64_t *ret_bound)
+{
+	bool counted = ty->info.flags & TPFLAGS_HAVE_GC || ty->births || ty->deaths;
+	bool still = ty->births == ty->law.births && ty->deaths == ty->law.deaths;
+	double elapsed_ms = (double)MAX(now_realtime_ms() - ty->blocks.at_ms, (int64_t)0);
+	int64_t level, bound;
+
+	level = still ? law_census_level(&ty->law, &bound)
+		      : law_level(&ty->law, ty->births, ty->deaths, &bound);
+	bound = MAX(bound, MAX((int64_t)DOUBT, level / 100));
+	/* Nobody counts births and deaths: it goes on as it did, as far as one can tell. */
+	if (!counted && elapsed_ms > FRESH_MS)
+		bound = ty->blocks.drift < 0 ? -1 : bound + llround(ty->blocks.drift * elapsed_ms);
+	*ret_bound = bound;
+	return level;
+}
+
+static void on_done(void *userdata, const struct blocks_reading *b, int result)
+{
+	struct target *t = userdata;
+	struct blocks_stats stats = blocks_stats(b);
+	const struct blocks_type *v;
+	size_t n;
+
+	t->blocks.running = false;
+	t->blocks.took_ns = stats.took_ns;
+	t->blocks.next_ns = now_monotonic_ns();
+	if (result && result != -ECANCELED)
+		t->blocks.next_ns += REFUSED_RETRY_NS;
+	if (!result)
+		result = read_counters(t);
+	if (result != -ECANCELED)
+		reason_of(t, result);
+	if (!result) {
+		v = blocks_types(b, &n);
+		for (size_t i = 0; i < n; i++)
+			take_over(t, &v[i]);
+	}
+	target_blocks_done(t);
+}
+
+int target_blocks_start(struct target *t)
+{
+	_cleanup_free_ struct blocks_type *v = NULL;
+	struct blocks_reading *b;
+	size_t n = 0;
+	int r;
+
+	if (t->blocks.running)
+		return -EBUSY;
+	r = read_counters(t);
+	if (r)
+		return r;
+	v = calloc(t->n_types + 1, sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	for (size_t i = 0; i < t->n_types; i++) {
+		struct target_type *ty = t->types[i];
+
+		ty->blocks.asked = target_type_in_blocks(ty);
+		if (!ty->blocks.asked)
+			continue;
+		ty->blocks.births = ty->births;
+		ty->blocks.deaths = ty->deaths;
+		v[n++] = (struct blocks_type){.type = ty->addr,
+			.gc = ty->info.flags & TPFLAGS_HAVE_GC,
+			.sizes = ty->info.itemsize || ty->info.flags & TPFLAGS_UNICODE};
+	}
+	r = blocks_open(t->py, v, n, READ_MAX, &b);
+	if (r) {
+		reason_of(t, r);
+		t->blocks.next_ns = now_monotonic_ns() + REFUSED_RETRY_NS;
+		return r;
+	}
+	r = reader_ask(t->o.reader, b, on_done, t);
+	if (r)
+		blocks_free(b);
+	else
+		t->blocks.running = true;
+	return r;
+}
+
+bool target_blocks_due(const struct target *t)
+{
+	return !t->blocks.running &&
+	       now_monotonic_ns() >=
+		       t->blocks.next_ns + reader_rest_ns(t->blocks.took_ns, *t->o.n_targets);
+}

@@ -1,0 +1,244 @@
+/* SPDX-License-Identifier: MIT */
+#include <string.h>
+
+#include "daemon/util/log.h"
+#include "daemon/watch/target_private.h"
+
+#define TYPES_MAX 16384
+#define FREE_LIST 80 /* of lists and dicts: listobject.c, dictobject.c; most are shorter */
+
+/* ---- types --------------------------------------------------------------------------------- */
+
+static void type_drop(struct target *t, size_t i)
+{
+	struct target_type *ty = t->types[i];
+	uint64_t *slot = u64map_get(&t->by_addr, ty->addr);
+
+	if (slot && *slot == (uint64_t)(uintptr_t)ty)
+		u64map_remove(&t->by_addr, ty->addr);
+	if (ty->track)
+		track_forget(t->track, ty->serial);
+	t->types[i] = t->types[--t->n_types];
+	free(ty);
+}
+
+struct target_type *type_find(struct target *t, uint64_t addr)
+{
+	uint64_t *slot = u64map_get(&t->by_addr, addr);
+
+	return slot ? (struct target_type *)(uintptr_t)*slot : NULL;
+}
+
+struct target_type *type_new(struct target *t, uint64_t addr)
+{
+	struct target_type *ty;
+
+	if (t->n_types >= TYPES_MAX) {
+		if (!t->dropped_types++)
+			log_warning("pid %d: more than %d types, the others are not shown",
+				t->info.id.pid, TYPES_MAX);
+		return NULL;
+	}
+	if (t->n_types == t->cap_types) {
+		size_t cap = t->cap_types ? 2 * t->cap_types : 256;
+		struct target_type **v = reallocarray(t->types, cap, sizeof(*v));
+
+		if (!v)
+			return NULL;
+		t->types = v;
+		t->cap_types = cap;
+	}
+	ty = calloc(1, sizeof(*ty));
+	if (!ty)
+		return NULL;
+	ty->addr = addr;
+	ty->serial = ++t->serial;
+	if (u64map_put(&t->by_addr, addr, (uint64_t)(uintptr_t)ty)) {
+		free(ty);
+		return NULL;
+	}
+	t->types[t->n_types++] = ty;
+	return ty;
+}
+
+/* All instances are in the collector's rings from birth to death, so that the census is the whole
+ * level. Not so for exact dicts and tuples: CPython untracks those of plain values (dictobject.c
+ * MAINTAIN_TRACKING up to 3.13, which 3.14 does without; tupleobject.c _PyTuple_MaybeUntrack). */
+static bool always_tracked(const struct target *t, const struct python_type *info)
+{
+	if (!(info->flags & TPFLAGS_HAVE_GC))
+		return false;
+	if (!strcmp(info->name, "dict"))
+		return t->py->minor >= 14;
+	return strcmp(info->name, "tuple") != 0;
+}
+
+void type_name(struct target *t, struct target_type *ty)
+{
+	if (ty->named)
+		return;
+	if (python_type_read(t->py, ty->addr, &ty->info))
+		return;
+	ty->named = true;
+	ty->always_tracked = always_tracked(t, &ty->info);
+	ty->track = track_type_get(t->track, ty->serial, ty->info.name);
+}
+
+/* Some of its births and deaths are a pop from and a push to a list of the interpreter's own, which
+ * no site sees: the level may be off by the length of that list however often it was right. */
+static bool has_free_list(const struct target_type *ty)
+{
+	static const char *const names[] = {"list", "dict", "tuple", "float", "frame", "slice",
+		"method", "builtin_function_or_method", "Context", "async_generator_asend",
+		"async_generator_wrapped_value", "range_iterator", "list_iterator",
+		"tuple_iterator"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (!strcmp(ty->info.name, names[i]))
+			return true;
+	return false;
+}
+
+void types_release(struct target *t)
+{
+	while (t->n_types)
+		type_drop(t, t->n_types - 1);
+	free(t->types);
+	u64map_release(&t->by_addr);
+}
+
+int read_counters(struct target *t)
+{
+	_cleanup_free_ struct probe_count *c = NULL;
+	size_t n;
+	int r;
+
+	r = probe_target_read(t->pt, &c, &n, &t->totals);
+	if (r)
+		return r;
+	/* Obituaries first: the address may have been used again already. */
+	for (size_t i = 0; i < n; i++) {
+		struct target_type *ty = c[i].gone ? type_find(t, c[i].type) : NULL;
+
+		if (ty && (ty->incarnation == c[i].incarnation || !ty->incarnation))
+			ty->gone = true;
+	}
+	for (size_t i = 0; i < t->n_types;) {
+		if (t->types[i]->gone)
+			type_drop(t, i);
+		else
+			i++;
+	}
+	for (size_t i = 0; i < n; i++) {
+		struct target_type *ty;
+
+		if (c[i].gone)
+			continue;
+		ty = type_find(t, c[i].type);
+		if (ty && ty->incarnation && ty->incarnation != c[i].incarnation) {
+			/* Another type lives there now; its obituary was lost or comes later. */
+			for (size_t k = 0; k < t->n_types; k++)
+				if (t->types[k] == ty) {
+					type_drop(t, k);
+					break;
+				}
+			ty = NULL;
+		}
+		if (!ty)
+			ty = type_new(t, c[i].type);
+		if (!ty)
+			continue;
+		if (!ty->incarnation) {
+			/* Known from a census only, until now: is it still the same type? */
+			char old[TYPE_NAME_MAX];
+			bool was = ty->named;
+
+			snprintf(old, sizeof(old), "%s", ty->info.name);
+			ty->incarnation = c[i].incarnation;
+			if (was && (python_type_read(t->py, ty->addr, &ty->info) ||
+					   strcmp(old, ty->info.name))) {
+				track_forget(t->track, ty->serial);
+				ty->serial = ++t->serial;
+				ty->track = NULL;
+				ty->named = ty->census = false;
+				ty->blocks.known = ty->blocks.asked = false;
+				ty->law = (struct law){0};
+			}
+		}
+		type_name(t, ty);
+		ty->births = c[i].births;
+		ty->deaths = c[i].deaths;
+	}
+	return 0;
+}
+
+/* ---- quality ------------------------------------------------------------------------------- */
+
+void type_census(struct target_type *ty, uint64_t live, uint64_t min, uint64_t max, uint64_t births,
+	uint64_t deaths)
+{
+	ty->census = true;
+	ty->live = live;
+	if (ty->always_tracked)
+		law_census(&ty->law, min, max, births, deaths);
+}
+
+bool at_census(const struct target *t)
+{
+	return t->sampled_ms && t->sampled_ms == t->census.at_ms;
+}
+
+bool target_type_in_blocks(const struct target_type *ty)
+{
+	return ty->named && !ty->always_tracked &&
+	       (!(ty->info.flags & TPFLAGS_HAVE_GC) || !strcmp(ty->info.name, "dict") ||
+		       !strcmp(ty->info.name, "tuple"));
+}
+
+int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound)
+{
+	int64_t level = TRACK_UNKNOWN, bound = -1;
+
+	if (ty->blocks.known) {
+		level = target_blocks_level(ty, &bound);
+	} else if (ty->census && ty->always_tracked) {
+		if (at_census(t)) {
+			level = law_census_level(&ty->law, &bound);
+		} else {
+			level = law_level(&ty->law, ty->births, ty->deaths, &bound);
+			if (has_free_list(ty))
+				bound = MAX(bound, (int64_t)FREE_LIST);
+		}
+	}
+	if (ret_bound)
+		*ret_bound = bound;
+	return level;
+}
+
+enum track_quality target_type_quality(const struct target *t, const struct target_type *ty)
+{
+	if (ty->blocks.known)
+		return TRACK_ESTIMATE;
+	if (!ty->census || !ty->always_tracked)
+		return TRACK_BLIND;
+	if (t->dropped_types || t->totals.dropped)
+		return TRACK_ESTIMATE;
+	return law_proven(&ty->law) && !has_free_list(ty) ? TRACK_EXACT : TRACK_ESTIMATE;
+}
+
+bool target_type_flow(const struct target_type *ty, uint64_t *ret_births, uint64_t *ret_deaths)
+{
+	*ret_births = law_births(&ty->law, ty->births);
+	*ret_deaths = law_deaths(&ty->law, ty->deaths);
+	return ty->births || ty->deaths ||
+	       (ty->info.flags & TPFLAGS_HAVE_GC && !*ret_births && !*ret_deaths);
+}
+
+enum track_quality target_type_rates_quality(const struct target *t, const struct target_type *ty)
+{
+	if (!ty->births && !ty->deaths)
+		return TRACK_BLIND;
+	return law_proven(&ty->law) && !has_free_list(ty) && !ty->blocks.known && !t->totals.dropped
+		       ? TRACK_EXACT
+		       : TRACK_ESTIMATE;
+}
