@@ -31,7 +31,7 @@ Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-8s %s\n' $(1) $(2))
 
 # sub-folders of daemon/ that make up the daemon, in the order of STYLE.md
-DAEMON_MODULES := util python probe census track trigger dump store serve config watch
+DAEMON_MODULES := util python probe budget track trigger dump store serve config watch
 
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \

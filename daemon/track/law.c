@@ -108,6 +108,10 @@ void law_census(struct law *l, uint64_t min, uint64_t max, uint64_t births, uint
 	if (l->begun) {
 		uint64_t step = (uint64_t)MAX(
 			llabs(clamp(max) - clamp(l->max)), llabs(clamp(min) - clamp(l->min)));
+
+		l->step = MAX(step, l->step / 2);
+	}
+	if (l->begun && !l->gap) {
 		uint64_t b = births - l->births, d = deaths - l->deaths;
 
 		if (base_min > l->base_max)
@@ -119,9 +123,12 @@ void law_census(struct law *l, uint64_t min, uint64_t max, uint64_t births, uint
 		if (miss)
 			look_for_blind_side(l, miss);
 		weigh(l, b, d, (uint64_t)llabs(miss));
-		l->step = MAX(step, l->step / 2);
 	}
-	if (!l->begun || miss) {
+	if (l->begun && l->gap) {
+		l->base_min = base_min;
+		l->base_max = base_max;
+		l->sharp = false; /* what was counted till here proves nothing */
+	} else if (!l->begun || miss) {
 		l->base_min = base_min;
 		l->base_max = base_max;
 		l->sharp = l->confirmed = false;
@@ -132,15 +139,21 @@ void law_census(struct law *l, uint64_t min, uint64_t max, uint64_t births, uint
 	}
 	prove(l, sharp, births, deaths);
 	l->begun = true;
+	l->gap = false;
 	l->min = min;
 	l->max = max;
 	l->births = births;
 	l->deaths = deaths;
 }
 
+void law_gap(struct law *l)
+{
+	l->gap = true;
+}
+
 bool law_proven(const struct law *l)
 {
-	return l->confirmed && !l->bound && l->base_min == l->base_max;
+	return l->confirmed && !l->bound && l->base_min == l->base_max && !l->gap;
 }
 
 int64_t law_census_level(const struct law *l, int64_t *ret_bound)
@@ -155,7 +168,7 @@ int64_t law_level(const struct law *l, uint64_t births, uint64_t deaths, int64_t
 	uint64_t b = births - l->births, d = deaths - l->deaths;
 	int64_t level, bound;
 
-	if (l->blind != LAW_SEES_BOTH && l->step <= l->bound) {
+	if (l->gap || (l->blind != LAW_SEES_BOTH && l->step <= l->bound)) {
 		level = law_census_level(l, &bound);
 		bound += clamp(l->step);
 	} else {

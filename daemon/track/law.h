@@ -53,10 +53,17 @@ struct law {
 	int64_t run;                          /* their sum, > 0: births are missing */
 	unsigned run_windows;                 /* and number */
 	int64_t hidden_births, hidden_deaths; /* what the counters did not show, up to now */
+
+	bool gap; /* not everything was counted since the last census */
 };
 
 /* A census: between min and max were alive when births and deaths had been counted. */
 void law_census(struct law *l, uint64_t min, uint64_t max, uint64_t births, uint64_t deaths);
+
+/* From here on, or for some time that is over, not everything was counted: nothing is concluded from
+ * the last census to the next, and until then the level is the last one's. What was proven before
+ * of the pair of sites stays proven. */
+void law_gap(struct law *l);
 
 /* The level at the last census and how far it may be off. Needs `begun`. */
 int64_t law_census_level(const struct law *l, int64_t *ret_bound);

@@ -27,3 +27,4 @@ MODULES_fuzz_snapshot := util graph
 MODULES_test_census := util python probe
 MODULES_test_blocks := util python
 MODULES_fuzz_blocks := util python
+MODULES_test_governor := util budget

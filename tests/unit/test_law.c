@@ -127,6 +127,49 @@ static void test_broken(void **state)
 	assert_int_equal(level(&w), w.live);
 }
 
+/* For some time nothing is counted: no conclusion from that, and none is lost. */
+static void test_gap(void **state)
+{
+	struct world w = {.live = 100};
+
+	census(&w, 0);
+	for (int i = 0; i < 3; i++) {
+		window(&w, 2000, 2000, 2000, 2000);
+		census(&w, 0);
+	}
+	assert_true(law_proven(&w.l));
+	law_gap(&w.l);
+	assert_false(law_proven(&w.l));
+	window(&w, 5000, 4000, 0, 0);
+	assert_int_equal(level(&w), 100); /* the last census is all that is known */
+	census(&w, 0);
+	assert_true(law_proven(&w.l));
+	assert_int_equal(level(&w), w.live);
+	window(&w, 12, 10, 12, 10);
+	assert_int_equal(level(&w), w.live);
+	assert_int_equal(bound(&w), 0);
+	/* How much it moved from one to the next is how far it may be off in the next gap. */
+	law_gap(&w.l);
+	window(&w, 900, 0, 0, 0);
+	assert_true(bound(&w) >= 900);
+	assert_true(truth_within(&w));
+	assert_int_equal(law_blind(&w.l), LAW_SEES_BOTH);
+}
+
+/* What is counted in a gap proves nothing. */
+static void test_no_proof_across_a_gap(void **state)
+{
+	struct world w = {.live = 100};
+
+	census(&w, 0);
+	for (int i = 0; i < 5; i++) {
+		window(&w, 2000, 2000, 2000, 2000);
+		law_gap(&w.l);
+		census(&w, 0);
+	}
+	assert_false(law_proven(&w.l));
+}
+
 /* Debian 12's static python3.11: no birth of a function is ever seen. */
 static void test_births_never_seen(void **state)
 {
@@ -306,6 +349,8 @@ int main(void)
 		cmocka_unit_test(test_proof),
 		cmocka_unit_test(test_quiet_is_no_proof),
 		cmocka_unit_test(test_broken),
+		cmocka_unit_test(test_gap),
+		cmocka_unit_test(test_no_proof_across_a_gap),
 		cmocka_unit_test(test_births_never_seen),
 		cmocka_unit_test(test_births_seen_in_part),
 		cmocka_unit_test(test_deaths_never_seen),
