@@ -148,6 +148,7 @@ int census_finish(struct probe_target *t)
 		r = census_collect(t, &c);
 		if (r)
 			t->result.status = CENSUS_FAULT;
+		t->result.fault = r;
 		break;
 	case PYLEAK_CENSUS_RESTARTS:
 		t->result.status = CENSUS_RESTARTS;
@@ -157,6 +158,7 @@ int census_finish(struct probe_target *t)
 		break;
 	default:
 		t->result.status = CENSUS_FAULT;
+		t->result.fault = -ENOSPC;
 	}
 	if (t->result.status != CENSUS_OK)
 		t->result.at_ms = now_realtime_ms();

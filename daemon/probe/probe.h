@@ -100,8 +100,10 @@ struct census_type {
 struct census_result {
 	enum census_status status;
 	enum census_way way;
-	bool estimate; /* the young rings were too large for one step: intervals may be wrong */
-	int64_t at_ms; /* realtime, of the instant */
+	int fault; /* CENSUS_FAULT: -ESTALE, two passes contradict each other; -ENOSPC, no room for
+			* a type's counters; or why the counters could not be read */
+	bool estimate;     /* the young rings were too large for one step: intervals may be wrong */
+	int64_t at_ms;     /* realtime, of the instant */
 	uint64_t at_ns;    /* CLOCK_MONOTONIC, when the closing step began */
 	uint64_t pause_ns; /* longest step: how long the target's thread was held */
 	uint64_t close_ns; /* the closing step */
@@ -167,8 +169,7 @@ struct probe_count {
 struct probe_totals {
 	uint64_t hits;    /* probe hits of this target */
 	uint64_t dropped; /* events not counted because a table was full: data is lossy */
-	uint64_t
-		run_ns; /* time spent in our programs for this target, estimate: hits x cost a hit,
+	uint64_t run_ns; /* time spent in our programs for this target, estimate: hits x cost a hit,
 			 * and for cleaning its children */
 	uint64_t children; /* processes that inherited its breakpoints and were freed of them */
 	uint64_t children_delay_ns; /* how late they are freed now, see probe_clean_children() */
