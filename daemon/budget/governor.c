@@ -319,8 +319,7 @@ char *governor_reason(const struct governor *g, char *buf, size_t n)
 	else
 		snprintf(buf, n,
 			"to count every birth and death would cost %.3g %% of its CPU time, "
-			"budget.cpu is "
-			"%.3g %%: %s",
+			"budget.cpu is %.3g %%: %s",
 			all * 100, g->config.share * 100,
 			g->scope == GOVERNOR_BIRTHS ? "births are counted, and all in short windows"
 			: g->scope == GOVERNOR_INSTANCES

@@ -169,7 +169,7 @@ struct blocks_reading {
 	struct proc_id id;
 	int pagemap;
 	bool cancelled;
-	uint64_t max_bytes, bytes, took_ns;
+	uint64_t max_bytes, bytes, addresses, took_ns;
 	uint64_t flags[BLOCKS_STRETCH / PAGE]; /* of the stretch's pages */
 	uint8_t stretch[BLOCKS_STRETCH];
 };
@@ -184,11 +184,14 @@ static int read_stretch(struct blocks_reading *r, uint64_t at, uint8_t *to, size
 
 	if (got != (ssize_t)(pages * sizeof(r->flags[0])))
 		return got < 0 ? -errno : -ESRCH;
-	for (size_t i = 0; i < pages;) {
-		size_t first = i;
-
+	for (size_t i = 0; i < pages; i++) {
 		if (r->flags[i] & PM_SWAPPED)
 			return -ENODATA;
+		any = any || r->flags[i] & PM_PRESENT;
+	}
+	for (size_t i = 0; any && i < pages;) {
+		size_t first = i;
+
 		while (i < pages && r->flags[i] & PM_PRESENT)
 			i++;
 		if (i == first) {
@@ -204,7 +207,6 @@ static int read_stretch(struct blocks_reading *r, uint64_t at, uint8_t *to, size
 		got = MAX(got, 0);
 		memset(to + first * PAGE + got, 0, (i - first) * PAGE - (size_t)got);
 		r->bytes += (uint64_t)got;
-		any = true;
 	}
 	return any;
 }
@@ -221,7 +223,8 @@ static int read_map(struct blocks_reading *r, const struct proc_map *m)
 
 		if (__atomic_load_n(&r->cancelled, __ATOMIC_RELAXED))
 			return -ECANCELED;
-		if (r->bytes > r->max_bytes)
+		r->addresses += n;
+		if (r->bytes > r->max_bytes || r->addresses > BLOCKS_ADDRESSES_MAX)
 			return -E2BIG;
 		memset(r->stretch, 0, before);
 		e = read_stretch(r, at + before, r->stretch + before, n - before);
@@ -247,7 +250,7 @@ static int read_all(struct blocks_reading *r, const struct proc_maps *maps)
 
 	for (size_t i = 0; i < r->n_types; i++)
 		r->types[i].count = r->types[i].large = 0;
-	r->bytes = r->b.pools = 0;
+	r->bytes = r->b.pools = r->addresses = 0;
 	for (size_t i = 0; i < maps->n && !e; i++)
 		if (!strcmp(maps->v[i].path, "[heap]") && r->b.high_image <= maps->v[i].start)
 			r->b.high_image = maps->v[i].end | MANGLED;

@@ -44,7 +44,9 @@ int blocks_open(const struct python *p, const struct blocks_type *v, size_t n, u
 	struct blocks_reading **ret);
 void blocks_free(struct blocks_reading *r);
 
-/* Counts, once. -E2BIG: more than max_bytes of memory; -ENODATA: part of it is swapped out, and
+#define BLOCKS_ADDRESSES_MAX (UINT64_C(256) << 30) /* looked through, most of it not there */
+
+/* Counts, once. -E2BIG: more than max_bytes of memory, or more addresses than that; -ENODATA: part of it is swapped out, and
  * reading would bring it back; -ECANCELED; -ESRCH, -EPERM. A quarter of a second a GiB. */
 int blocks_run(struct blocks_reading *r);
 /* From any thread: it ends within a millisecond. */

@@ -112,17 +112,14 @@ static void no_census_reason(struct target *t, const struct census_result *r)
 	if (r->status == CENSUS_TOO_LARGE) {
 		snprintf(to, n,
 			"no census: the heap is too large for one walk within budget.pause (%s), "
-			"and in "
-			"this build the collector's work cannot be seen between two; a dump gives "
-			"the "
-			"levels",
+			"and in this build the collector's work cannot be seen between two; a dump "
+			"gives the levels",
 			pause);
 		return;
 	}
 	at = (size_t)snprintf(to, n,
 		"no census: the heap is too large for one walk within budget.pause (%s), and walks "
-		"in "
-		"steps were cut short",
+		"in steps were cut short",
 		pause);
 	for (unsigned i = 0; i < CENSUS_REASONS && at < n; i++)
 		if (r->restarts[i])

@@ -44,8 +44,9 @@ static void reason_of(struct target *t, int result)
 		snprintf(to, n,
 			"how many str, int, dict, ... there are is not known: more than %llu GiB "
 			"of "
-			"memory would have to be read; a dump tells",
-			(unsigned long long)(READ_MAX >> 30));
+			"memory, or %llu GiB of addresses, would have to be read; a dump tells",
+			(unsigned long long)(READ_MAX >> 30),
+			(unsigned long long)(BLOCKS_ADDRESSES_MAX >> 30));
 		break;
 	case -ENODATA:
 		snprintf(to, n,
@@ -104,6 +105,14 @@ int64_t target_blocks_level(const struct target_type *ty, int64_t *ret_bound)
 	return level;
 }
 
+/* Nothing but readings tells of these, and there are none any more. */
+static void forget_uncounted(struct target *t)
+{
+	for (size_t i = 0; i < t->n_types; i++)
+		if (!(t->types[i]->info.flags & TPFLAGS_HAVE_GC))
+			t->types[i]->blocks.known = false;
+}
+
 static void on_done(void *userdata, const struct blocks_reading *b, int result)
 {
 	struct target *t = userdata;
@@ -120,6 +129,8 @@ static void on_done(void *userdata, const struct blocks_reading *b, int result)
 		result = read_counters(t);
 	if (result != -ECANCELED)
 		reason_of(t, result);
+	if (result && result != -ECANCELED)
+		forget_uncounted(t);
 	if (!result) {
 		v = blocks_types(b, &n);
 		for (size_t i = 0; i < n; i++)
@@ -161,11 +172,12 @@ int target_blocks_start(struct target *t)
 		t->blocks.next_ns = now_monotonic_ns() + REFUSED_RETRY_NS;
 		return r;
 	}
+	t->blocks.running = true; /* on_done() may come before reader_ask() returns */
 	r = reader_ask(t->o.reader, b, on_done, t);
-	if (r)
+	if (r) {
+		t->blocks.running = false;
 		blocks_free(b);
-	else
-		t->blocks.running = true;
+	}
 	return r;
 }
 

@@ -197,6 +197,19 @@ class Levels(harness.RootTest):
     def test_without_pymalloc(self):
         self.check(harness.SYSTEM_PYTHON, extra_env={"PYTHONMALLOC": "malloc"})
 
+    def test_addresses_without_end(self):
+        """300 GiB are mapped and not there: refused by name, and what is known otherwise stays."""
+        t = harness.Target(self, "import mmap\n"
+                           "m = mmap.mmap(-1, 300 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000)\n"
+                           "say(0)\nhear()\n")  # MAP_NORESERVE
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        top = d.top(t.pid, "--fresh")
+        self.assertIn("256 GiB of addresses", d.ask("status")["targets"][0]["reason"])
+        self.assertIsNone(top["str"]["count"])
+        self.assertEqual(top["str"]["quality"], "blind")
+        self.assertGreater(top["list"]["count"], 0)
+
     def test_a_string_leak_grows(self):
         """objgraph.growth() sees nothing of it: a dict that is there from the start, strings in it."""
         t = harness.Target(self, "cache = {}\nsay(0)\nwhile True:\n"
