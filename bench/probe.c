@@ -148,7 +148,7 @@ static void pair(struct probe *p, const char *name, struct bpf_program *prog, bo
 	for (int half = 0; half < 2; half++) {
 		function mine = half ? b : a, other = half ? a : b;
 		unsigned long offset = offset_of(mine);
-		__u64 cookie = PYLEAK_COOKIE(slot, PYLEAK_RDI, stepped);
+		__u64 cookie = PYLEAK_COOKIE(slot, PYLEAK_RDI, stepped, PYLEAK_GROUP_INSTANCES);
 		struct links links = {0};
 		int link = attach_empty(nothing, offset_of(other));
 
@@ -322,7 +322,8 @@ static void many(struct probe *p, const char *python, size_t n)
 		if (took[i] < 0)
 			die("attaching", err.msg);
 		sites += x[i].t->plan.n;
-		links += x[i].t->links.n;
+		for (int k = 0; k < PROBE_GROUPS; k++)
+			links += x[i].t->links[k].n;
 	}
 	start = now_monotonic_ns();
 	probe_detach_all(p);

@@ -17,11 +17,29 @@
 
 char LICENSE[] SEC("license") = "Dual MIT/GPL";
 
-static __always_inline void hit(struct pyleak_target *t, __u64 cookie)
+/* Wakes the daemon. Without room for the event it is awake anyway, and looks at every target. */
+static __always_inline void limit_reached(__u32 slot)
 {
-	__sync_fetch_and_add(&t->hits, 1);
+	struct pyleak_event *e = bpf_ringbuf_reserve(&events, sizeof(*e), 0);
+
+	if (!e)
+		return;
+	e->kind = PYLEAK_EVENT_LIMIT;
+	e->slot = slot;
+	bpf_ringbuf_submit(e, BPF_RB_FORCE_WAKEUP);
+}
+
+static __always_inline void hit(struct pyleak_target *t, __u32 slot, __u64 cookie)
+{
+	__u64 hits = __sync_fetch_and_add(&t->hits, 1) + 1, limit = t->limit;
+	__u32 group = PYLEAK_COOKIE_GROUP(cookie);
+
 	if (PYLEAK_COOKIE_STEPPED(cookie))
 		__sync_fetch_and_add(&t->hits_stepped, 1);
+	if (group < PYLEAK_N_GROUPS)
+		__sync_fetch_and_add(&t->hits_of[group], 1);
+	if (hits >= limit && __sync_val_compare_and_swap(&t->limit, limit, (__u64)-1) == limit)
+		limit_reached(slot);
 }
 
 SEC("uprobe.multi.s")
@@ -35,7 +53,7 @@ int on_birth(struct pt_regs *ctx)
 
 	if (!t || !counts)
 		return 0;
-	hit(t, cookie);
+	hit(t, slot, cookie);
 	type = site_argument(ctx, PYLEAK_COOKIE_REG(cookie));
 	/* Before this birth is counted: the object is in no ring yet. */
 	if (t->armed)
@@ -66,7 +84,7 @@ int on_dealloc(struct pt_regs *ctx)
 
 	if (!t || !counts)
 		return 0;
-	hit(t, cookie);
+	hit(t, slot, cookie);
 	if (read_user(&type, sizeof(type),
 		    site_argument(ctx, PYLEAK_COOKIE_REG(cookie)) + OFF_OB_TYPE))
 		return 0;
@@ -91,7 +109,7 @@ int on_death(struct pt_regs *ctx)
 
 	if (!t || !counts)
 		return 0;
-	hit(t, cookie);
+	hit(t, slot, cookie);
 	op = site_argument(ctx, PYLEAK_COOKIE_REG(cookie));
 	if (t->stepping)
 		cursor_dies(slot, op);

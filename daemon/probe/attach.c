@@ -5,35 +5,6 @@
 #include "daemon/probe/probe_private.h"
 #include "daemon/python/mem.h"
 
-static int attach_kind(
-	struct probe_target *t, enum plan_kind kind, struct bpf_program *prog, struct err *err)
-{
-	unsigned long offsets[PLAN_SITES_MAX];
-	__u64 cookies[PLAN_SITES_MAX];
-	char path[64];
-	size_t n = 0;
-	int r;
-
-	for (size_t i = 0; i < t->plan.n; i++) {
-		const struct plan_site *s = &t->plan.v[i];
-
-		if (s->kind != kind)
-			continue;
-		offsets[n] = s->offset;
-		cookies[n++] = PYLEAK_COOKIE(t->slot, s->place.reg, s->place.stepped);
-	}
-	snprintf(path, sizeof(path), "/proc/self/fd/%d", t->py->fd);
-	r = links_attach(t->probe, prog, t->py->id.pid, path, offsets, cookies, n, &t->links);
-	if (!r)
-		return 0;
-	if (r == -EPERM || r == -EACCES)
-		return probe_refused(t->probe, err, "attaching probes");
-	if (r == -ESRCH)
-		return err_set(err, r, "pid %d has exited", t->py->id.pid);
-	return err_set(err, r, "attaching %zu probes to %s of pid %d: %s", n, t->py->path,
-		t->py->id.pid, strerror(-r));
-}
-
 /*
  * Functions that no symbol names but that stand in tp_alloc of built-in types: from 3.11 on dict has
  * _PyType_AllocNoTrack there. Read from the living process, because in a shared library the slot
@@ -76,6 +47,7 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 {
 	struct probe_target *t;
 	struct pyleak_target *s;
+	struct links links = {0};
 	uint32_t slot, tgid;
 	int r;
 
@@ -127,9 +99,7 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 		s->pending = t->rings.pending;
 		s->young_count = t->rings.young_count;
 	}
-	r = attach_kind(t, PLAN_DEATH, p->bpf->progs.on_death, err);
-	if (!r)
-		r = attach_kind(t, PLAN_BIRTH, p->bpf->progs.on_birth, err);
+	r = probe_target_set_scope(t, PROBE_EVERYTHING, err);
 	if (!r && children_identify(t))
 		r = err_set(err, -ESRCH, "pid %d has exited", py->id.pid);
 	/* The pid may have become somebody else's between python_open() and now. */
@@ -142,7 +112,8 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 	*ret = t;
 	return 0;
 fail:
-	links_release(&t->links);
+	target_links_take(t, &links);
+	links_release(&links);
 	slot_clear(p, slot);
 	target_release(t);
 	return r;
@@ -150,13 +121,15 @@ fail:
 
 void probe_target_free(struct probe_target *t)
 {
+	struct links links = {0};
 	struct probe *p;
 
 	if (!t)
 		return;
 	p = t->probe;
 	slot_disable(p, t->slot);
-	links_release(&t->links);
+	target_links_take(t, &links);
+	links_release(&links);
 	p->targets[t->slot] = NULL;
 	/* What is still in the ring buffer must not go to the next owner of the slot. */
 	ring_buffer__consume(p->ring);
@@ -172,8 +145,7 @@ void probe_detach_all(struct probe *p)
 		if (!p->targets[i])
 			continue;
 		slot_disable(p, i);
-		if (links_move(&all, &p->targets[i]->links))
-			links_release(&p->targets[i]->links);
+		target_links_take(p->targets[i], &all);
 	}
 	links_release(&all);
 }

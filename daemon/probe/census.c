@@ -176,11 +176,15 @@ int probe_census_arm(struct probe_target *t, uint64_t budget_ns)
 		return -EMLINK;
 	if (t->armed)
 		return -EBUSY;
+	if (t->scope == PROBE_NOTHING)
+		return -ENOTCONN;
 	if (++t->number == 0)
 		t->number = 1;
 	t->armed = t->number;
 	t->armed_ns = now_monotonic_ns();
 	s->budget_ns = budget_ns;
+	/* A second step has to know of deaths. */
+	s->pending = t->scope == PROBE_EVERYTHING ? t->rings.pending : 0;
 	s->close_ns = MAX(budget_ns, MIN(5 * budget_ns, CLOSE_MAX_NS));
 	s->armed_ns = t->armed_ns;
 	s->census_steps = 0;

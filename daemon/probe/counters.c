@@ -101,7 +101,6 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 	_cleanup_free_ struct entry *v = NULL;
 	_cleanup_(u64map_release) struct u64map gone = {0};
 	size_t n, n_out = 0;
-	uint64_t stepped;
 	int r;
 
 	/* The entries first, the dead after: what dies in between is in both, never in none. */
@@ -110,7 +109,7 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 		r = probe_drain(t->probe);
 	if (!r)
 		r = gone_set(&t->gone, &gone);
-	if (!r)
+	if (!r && t->scope == PROBE_EVERYTHING && !t->no_follow)
 		r = untracked_follow(t, v, n);
 	if (r)
 		return r;
@@ -143,15 +142,11 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 	}
 	t->gone.n = 0;
 	if (ret_totals) {
-		stepped = __atomic_load_n(&s->hits_stepped, __ATOMIC_RELAXED);
 		*ret_totals = (struct probe_totals){.children = t->children};
 		ret_totals->hits = slot_hits(t->probe, t->slot);
 		ret_totals->dropped = __atomic_load_n(&s->dropped, __ATOMIC_RELAXED) +
 				      __atomic_load_n(&s->lost, __ATOMIC_RELAXED) + t->gone.dropped;
-		ret_totals->run_ns = (ret_totals->hits > stepped ? ret_totals->hits - stepped : 0) *
-					     t->probe->cost_ns +
-				     stepped * t->probe->cost_stepped_ns + t->sweep_ns +
-				     __atomic_load_n(&s->census_ns, __ATOMIC_RELAXED);
+		ret_totals->run_ns = probe_target_spent_ns(t);
 		if (t->children)
 			ret_totals->children_delay_ns = t->probe->children.delay_ns;
 	}

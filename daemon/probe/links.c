@@ -92,6 +92,88 @@ void links_release(struct links *l)
 	*l = (struct links){0};
 }
 
+/* ---- in the background ---- */
+
+struct closers {
+	pthread_mutex_t lock;
+	pthread_cond_t idle;
+	unsigned n;
+};
+
+struct closer {
+	struct closers *all;
+	struct links links;
+};
+
+int closers_new(struct closers **ret)
+{
+	struct closers *c = calloc(1, sizeof(*c));
+
+	if (!c)
+		return -ENOMEM;
+	pthread_mutex_init(&c->lock, NULL);
+	pthread_cond_init(&c->idle, NULL);
+	*ret = c;
+	return 0;
+}
+
+void closers_free(struct closers *c)
+{
+	if (!c)
+		return;
+	pthread_mutex_lock(&c->lock);
+	while (c->n)
+		pthread_cond_wait(&c->idle, &c->lock);
+	pthread_mutex_unlock(&c->lock);
+	pthread_cond_destroy(&c->idle);
+	pthread_mutex_destroy(&c->lock);
+	free(c);
+}
+
+static void *close_later(void *userdata)
+{
+	struct closer *c = userdata;
+	struct closers *all = c->all;
+
+	links_release(&c->links);
+	free(c);
+	pthread_mutex_lock(&all->lock);
+	if (--all->n == 0)
+		pthread_cond_signal(&all->idle);
+	pthread_mutex_unlock(&all->lock);
+	return NULL;
+}
+
+void links_release_later(struct probe *p, struct links *l)
+{
+	struct closers *all = p->closers;
+	struct closer *c = malloc(sizeof(*c));
+	pthread_attr_t attr;
+	pthread_t thread;
+	int r = -1;
+
+	if (c && l->n && pthread_attr_init(&attr) == 0) {
+		*c = (struct closer){all, *l};
+		pthread_attr_setstacksize(&attr, CLOSERS_STACK);
+		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+		pthread_mutex_lock(&all->lock);
+		all->n++;
+		pthread_mutex_unlock(&all->lock);
+		r = pthread_create(&thread, &attr, close_later, c);
+		pthread_attr_destroy(&attr);
+		if (r) {
+			pthread_mutex_lock(&all->lock);
+			all->n--;
+			pthread_mutex_unlock(&all->lock);
+		}
+	}
+	if (r) {
+		free(c);
+		links_release(l);
+	}
+	*l = (struct links){0};
+}
+
 int links_move(struct links *to, struct links *from)
 {
 	struct bpf_link **bigger;

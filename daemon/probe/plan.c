@@ -764,6 +764,13 @@ int plan_add_birth(const struct elf_image *e, struct plan *p, const char *name, 
 	return add_site(e, p, name, vaddr, 0, PLAN_BIRTH, 0, err);
 }
 
+bool plan_makes_instances(const struct plan_site *s)
+{
+	return s->kind == PLAN_BIRTH &&
+	       (strstr(s->function, "PyType_GenericAlloc") || strstr(s->function, "tp_alloc") ||
+		       strstr(s->function, "local allocator"));
+}
+
 char *plan_describe(const struct plan *p, char *buf, size_t n)
 {
 	static const char *const what[] = {[PLAN_BIRTH] = "birth", [PLAN_DEATH] = "death"};

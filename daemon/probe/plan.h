@@ -65,6 +65,9 @@ int plan_add_birth(const struct elf_image *e, struct plan *p, const char *name, 
 /* "2 birth sites (PyType_GenericAlloc+0 push, …), 1 death site (…)". Returns buf. */
 char *plan_describe(const struct plan *p, char *buf, size_t n);
 
+/* Whether its births come through tp_alloc: instances of classes, and little else that is hot. */
+bool plan_makes_instances(const struct plan_site *s);
+
 /* The two questions behind it, on bytes of a function that begins at vaddr. */
 
 /* The place for a breakpoint in code (n bytes, the first size of which are the function; 0: not

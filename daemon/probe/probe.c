@@ -122,6 +122,7 @@ int slot_identity(struct probe *p, uint32_t slot, pid_t pid, uint32_t *ret_tgid)
 /* From here on its hits count: all sites at the same instant. */
 void slot_enable(struct probe *p, uint32_t slot, uint32_t tgid)
 {
+	p->shared[slot].limit = UINT64_MAX;
 	__atomic_store_n(&p->shared[slot].tgid, tgid, __ATOMIC_SEQ_CST);
 }
 
@@ -156,7 +157,8 @@ static int calibrate(struct probe *p, struct err *err)
 	uint32_t slot = p->max_targets, tgid;
 	unsigned long offsets[2];
 	__u64 cookies[2] = {
-		PYLEAK_COOKIE(slot, PYLEAK_RDI, false), PYLEAK_COOKIE(slot, PYLEAK_RDI, true)};
+		PYLEAK_COOKIE(slot, PYLEAK_RDI, false, PYLEAK_GROUP_INSTANCES),
+		PYLEAK_COOKIE(slot, PYLEAK_RDI, true, PYLEAK_GROUP_INSTANCES)};
 	_cleanup_close_ int counts = -1;
 	struct links links = {0};
 	uint64_t before;
@@ -301,6 +303,9 @@ int probe_open(const struct probe_options *o, struct probe **ret, struct err *er
 	if (!p->targets)
 		return err_set(err, -ENOMEM, "out of memory");
 
+	r = closers_new(&p->closers);
+	if (r)
+		return err_set(err, r, "out of memory");
 	libbpf_set_print(libbpf_print);
 	r = bring_up_somehow(p, (o && o->perf) || (force && !strcmp(force, "1")), err);
 	if (r)
@@ -333,6 +338,7 @@ void probe_free(struct probe *p)
 	closep(&p->epoll);
 	closep(&p->wake);
 	children_release(&p->children);
+	closers_free(p->closers);
 	take_down(p);
 	free(p);
 }
@@ -378,6 +384,8 @@ static int on_event(void *userdata, void *data, size_t n)
 	t = p->targets[e->slot];
 	if (e->kind == PYLEAK_EVENT_GONE)
 		counters_gone(&t->gone, e);
+	else if (e->kind == PYLEAK_EVENT_LIMIT)
+		t->limit_reached = true;
 	return 0; /* an ended census shows in the slot itself */
 }
 
@@ -385,20 +393,23 @@ static int on_event(void *userdata, void *data, size_t n)
 int probe_drain(struct probe *p)
 {
 	int n = ring_buffer__consume(p->ring), r = 0;
+	bool ready = false;
 
 	if (n < 0)
 		return n;
 	for (unsigned i = 0; i < p->max_targets; i++) {
 		struct probe_target *t = p->targets[i];
 
+		ready = ready || (t && t->limit_reached);
 		if (!t || !t->armed || t->ready ||
 			__atomic_load_n(&p->shared[i].census.number, __ATOMIC_SEQ_CST) != t->armed)
 			continue;
 		r = census_finish(t);
-		/* Whoever called may not be the event loop: make sure that comes round. */
-		if (eventfd_write(p->wake, 1) < 0 && errno != EAGAIN)
-			return -errno;
+		ready = true;
 	}
+	/* Whoever called may not be the event loop: make sure that comes round. */
+	if (ready && eventfd_write(p->wake, 1) < 0 && errno != EAGAIN)
+		return -errno;
 	return r;
 }
 
@@ -418,6 +429,12 @@ int probe_dispatch(struct probe *p)
 		_cleanup_free_ struct census_type *types = NULL;
 		struct census_result result;
 
+		if (t && t->limit_reached) {
+			t->limit_reached = false;
+			if (t->options.on_limit)
+				t->options.on_limit(t, t->options.userdata);
+			t = p->targets[i]; /* that may have freed it */
+		}
 		if (!t || !t->ready)
 			continue;
 		/* The callback may arm the next one, or free the target. */

@@ -35,7 +35,7 @@ int probe_open(const struct probe_options *o, struct probe **ret, struct err *er
 void probe_free(struct probe *p);
 void probe_freep(struct probe **p);
 
-/* Readable when a census has ended or a class has died; then call probe_dispatch(), which calls
+/* Readable when a census has ended, a limit is reached or a class has died; then call probe_dispatch(), which calls
  * the targets' callbacks. Never blocks. */
 int probe_fd(const struct probe *p);
 int probe_dispatch(struct probe *p);
@@ -51,6 +51,38 @@ const char *probe_way(const struct probe *p);
 const char *probe_way_reason(const struct probe *p);
 /* "libbpf v1.4" */
 const char *probe_library(void);
+
+/* ---- scope ---- */
+
+/* What is attached to a target; each has all of those before it. */
+enum probe_scope {
+	PROBE_NOTHING,
+	PROBE_INSTANCES,  /* births of what tp_alloc makes: instances of classes, above all */
+	PROBE_BIRTHS,     /* births of lists, dicts, ..., too */
+	PROBE_EVERYTHING, /* and deaths */
+};
+#define PROBE_GROUPS 3 /* of sites: a scope has as many of them */
+
+/* Attaches what is missing and lets go of what is too much. To attach takes some milliseconds and is
+ * done when this returns. To let go does not wait: the breakpoints go in the background, within
+ * milliseconds, and hits until then are billed and counted. A census that is out is taken back if
+ * the scope becomes less than everything, as it could not go on.
+ * Errors are those of probe_attach(); what was attached before still is. */
+int probe_target_set_scope(struct probe_target *t, enum probe_scope s, struct err *err);
+enum probe_scope probe_target_scope(const struct probe_target *t);
+
+/* Whether deaths of types without collector are followed, each with a probe of its own: at the next
+ * probe_target_read() while everything is attached. So it is until told otherwise; not worth it for
+ * a moment. */
+void probe_target_follow(struct probe_target *t, bool follow);
+
+/* Hits so far, by group of sites: instances, other births, deaths. */
+void probe_target_hits(const struct probe_target *t, uint64_t ret[PROBE_GROUPS]);
+/* What watching has cost the target so far, an estimate: see struct probe_totals. */
+uint64_t probe_target_spent_ns(const struct probe_target *t);
+/* on_limit is called once, when the target's hits, all groups, reach this number; UINT64_MAX:
+ * never. */
+void probe_target_set_limit(struct probe_target *t, uint64_t hits);
 
 /* Lets go of all targets at once, which takes no longer than one of them would alone. They can
  * still be read; probe_target_free() stays to be called. */
@@ -124,9 +156,10 @@ const char *census_way_name(enum census_way w); /* "one-shot", "stepwise", "outs
 struct probe_target_options {
 	void *userdata;
 	void (*on_census)(struct probe_target *t, const struct census_result *r, void *userdata);
+	void (*on_limit)(struct probe_target *t, void *userdata); /* see probe_target_set_limit() */
 };
 
-/* Plans the sites, attaches all of them with one uprobe_multi link per program. The python object
+/* Plans the sites, attaches all of them with one uprobe_multi link per group. The python object
  * stays the caller's and must outlive the target. */
 int probe_attach(struct probe *p, const struct python *py, const struct probe_target_options *o,
 	struct probe_target **ret, struct err *err);
@@ -143,7 +176,8 @@ const struct plan *probe_target_plan(const struct probe_target *t);
  * that is less, or the budget if that is more. A heap that fits into the first step is done in it.
  * One at a time: -EBUSY; -EPROTO: the target's rings are not known; -EMLINK: it has
  * sub-interpreters, whose objects are in rings of their own and which from 3.12 on may allocate
- * during the walk. The result comes through on_census. probe_census_cancel() takes an unanswered
+ * during the walk; -ENOTCONN: nothing is attached. With less than everything attached there is no
+ * second step. The result comes through on_census. probe_census_cancel() takes an unanswered
  * one back. */
 int probe_census_arm(struct probe_target *t, uint64_t budget_ns);
 void probe_census_cancel(struct probe_target *t);

@@ -4,6 +4,7 @@
  *
  *   probe.c     the BPF object, the slots of its targets, events
  *   attach.c    from a plan to a target
+ *   scope.c     what of it is attached
  *   links.c     uprobe_multi links, or perf uprobes where there are none
  *   untracked.c types that the collector does not know
  *   children.c  breakpoints that forked children inherited
@@ -50,6 +51,7 @@ struct untracked_site {
 };
 
 struct untracked {
+	struct links links;
 	struct untracked_site v[16];
 	size_t n;
 	struct u64map since; /* incarnation of a type -> births when its deaths began to be seen */
@@ -64,7 +66,9 @@ struct probe_target {
 	bool has_rings; /* and they are all there is to walk */
 	uint32_t slot;
 	int counts; /* map: type -> struct pyleak_count */
-	struct links links;
+	enum probe_scope scope;
+	struct links links[PYLEAK_N_GROUPS];
+	bool no_follow;
 	struct untracked untracked;
 
 	struct file_id program, file; /* what the process executes; what holds CPython */
@@ -73,6 +77,7 @@ struct probe_target {
 
 	struct gone_list gone; /* not yet reported by probe_target_read() */
 
+	bool limit_reached; /* on_limit is due */
 	uint32_t armed;  /* number of the census that is out, 0: none */
 	uint64_t armed_ns;
 	uint32_t number; /* last one given */
@@ -92,6 +97,7 @@ struct children {
 
 struct probe {
 	struct pyleak_bpf *bpf;
+	struct closers *closers;
 	bool perf;           /* one perf uprobe a site instead of uprobe_multi links */
 	struct err no_multi; /* why, if nobody asked for it */
 	struct children children;
@@ -123,6 +129,11 @@ uint64_t slot_hits(const struct probe *p, uint32_t slot);
 /* Takes in all events; answered censuses become results. */
 int probe_drain(struct probe *p);
 
+/* ---- scope.c ---- */
+
+/* All that is attached, moved to `to`, where it cannot be moved detached. */
+void target_links_take(struct probe_target *t, struct links *to);
+
 /* ---- links.c ---- */
 
 /* Puts a program on n places of the file at path, in process pid, and adds the links. */
@@ -130,6 +141,11 @@ int links_attach(struct probe *p, struct bpf_program *prog, pid_t pid, const cha
 	const unsigned long *offsets, const __u64 *cookies, size_t n, struct links *l);
 /* Detaches all of them, as fast as if there were only one. */
 void links_release(struct links *l);
+/* The same in the background, if that can be had. */
+void links_release_later(struct probe *p, struct links *l);
+int closers_new(struct closers **ret);
+/* Waits until all is detached. */
+void closers_free(struct closers *c);
 int links_move(struct links *to, struct links *from);
 
 /* ---- untracked.c ---- */
@@ -142,6 +158,9 @@ int untracked_follow(struct probe_target *t, const struct entry *v, size_t n);
 bool untracked_births(const struct probe_target *t, const struct pyleak_count *c, uint64_t *ret);
 /* As sweep() in children.c, for the files that these deaths are in. */
 int untracked_sweep(struct probe_target *t);
+/* Lets go of those deaths in the background. They are followed anew when next asked to. */
+void untracked_let_go(struct probe_target *t);
+/* Its links are the caller's. */
 void untracked_release(struct untracked *u);
 
 /* ---- children.c ---- */

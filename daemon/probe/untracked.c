@@ -110,10 +110,10 @@ static int attach_site(struct probe_target *t, uint64_t address)
 		return r;
 	fd = s.fd;
 	offset = s.offset;
-	cookie = PYLEAK_COOKIE(t->slot, s.reg, false);
+	cookie = PYLEAK_COOKIE(t->slot, s.reg, false, PYLEAK_GROUP_DEATHS);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
 	r = links_attach(t->probe, t->probe->bpf->progs.on_dealloc, t->py->id.pid, path, &offset,
-		&cookie, 1, &t->links);
+		&cookie, 1, &u->links);
 	if (r)
 		return r;
 	u->v[u->n] = s;
@@ -183,9 +183,16 @@ int untracked_sweep(struct probe_target *t)
 	return r;
 }
 
+void untracked_let_go(struct probe_target *t)
+{
+	links_release_later(t->probe, &t->untracked.links);
+	untracked_release(&t->untracked);
+}
+
 void untracked_release(struct untracked *u)
 {
 	for (size_t i = 0; i < u->n; i++)
 		closep(&u->v[i].fd);
+	u->n = 0;
 	u64map_release(&u->since);
 }

@@ -19,12 +19,22 @@
 #define PYLEAK_RING_BYTES  (1 << 20)
 
 /* The cookie of a site: slot, which register of pt_regs holds the argument (enum pyleak_reg),
- * and whether the kernel has to single-step the instruction under the probe. */
-#define PYLEAK_COOKIE(slot, reg, stepped)                                                          \
-	((__u64)(slot) | (__u64)(reg) << 16 | (__u64) !!(stepped) << 24)
+ * whether the kernel has to single-step the instruction under the probe, and for whose sake the site
+ * is there (enum pyleak_group). */
+#define PYLEAK_COOKIE(slot, reg, stepped, group)                                                   \
+	((__u64)(slot) | (__u64)(reg) << 16 | (__u64) !!(stepped) << 24 | (__u64)(group) << 25)
 #define PYLEAK_COOKIE_SLOT(c)    ((__u32)((c)&0xffff))
 #define PYLEAK_COOKIE_REG(c)     ((__u32)((c) >> 16 & 0xff))
 #define PYLEAK_COOKIE_STEPPED(c) ((__u32)((c) >> 24 & 1))
+#define PYLEAK_COOKIE_GROUP(c)   ((__u32)((c) >> 25 & 3))
+
+/* What is attached together, and billed apart. */
+enum pyleak_group {
+	PYLEAK_GROUP_INSTANCES,  /* births through tp_alloc: instances of classes, most of all */
+	PYLEAK_GROUP_CONTAINERS, /* the other births */
+	PYLEAK_GROUP_DEATHS,
+	PYLEAK_N_GROUPS,
+};
 
 /* x86-64 numbering of general registers, as in ModRM. */
 enum pyleak_reg {
@@ -145,9 +155,12 @@ struct pyleak_target {
 	__u64 budget_ns;  /* how long a step of a census may take */
 	__u64 close_ns;   /* and the closing one */
 	__u64 close_type; /* for tests: only a birth of this type closes a census; 0: any hit */
+	__u64 limit; /* hits at which an event is due: what may be spent is spent; taken by setting
+		      * UINT64_MAX */
 	__u32 armed; /* not 0: number of the census wanted; the program takes it by setting 0 */
 	__u32 epoch; /* censuses begun */
 	__u64 hits, hits_stepped;
+	__u64 hits_of[PYLEAK_N_GROUPS];
 	__u64 dropped; /* hits not counted: table full, or the type could not be read */
 	__u64 lost;    /* dead classes that could not be told because the ring buffer was full */
 	struct pyleak_census census; /* the last one */
@@ -156,12 +169,13 @@ struct pyleak_target {
 	__u32 stepping;  /* number of the census that is under way, 0: none */
 	__u32 census_steps; /* so far */
 	__u32 runs;
-	__u32 pad2[13]; /* whole cache lines: neighbours in the array run on other CPUs */
+	__u32 pad2[5]; /* whole cache lines: neighbours in the array run on other CPUs */
 };
 
 enum pyleak_event_kind {
 	PYLEAK_EVENT_CENSUS = 1, /* one has ended, see the slot's `census` */
 	PYLEAK_EVENT_GONE,       /* a class has died; its entry has been removed */
+	PYLEAK_EVENT_LIMIT,      /* the target's hits have reached its limit */
 };
 
 struct pyleak_event {
