@@ -64,6 +64,9 @@ int on_birth(struct pt_regs *ctx)
 		return 0;
 	}
 	count_stamp(c, t->epoch);
+	if (PYLEAK_COOKIE_GROUP(cookie) == PYLEAK_GROUP_CONTAINERS &&
+		!(c->flags & PYLEAK_COUNT_CONTAINER))
+		c->flags |= PYLEAK_COUNT_CONTAINER;
 	__sync_fetch_and_add(&c->births, 1);
 	return 0;
 }

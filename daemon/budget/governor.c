@@ -281,7 +281,7 @@ static struct governor_order decide(struct governor *g, const struct governor_lo
 	}
 	tail = tail_ns(g, GOVERNOR_EVERYTHING);
 	rest = MIN(l->rest_ns, SECOND_NS << MIN(g->misses, 8u)); /* soon again, at first */
-	if (g->now_ns - g->since_ns >= rest && may >= tail + USEFUL_NS) {
+	if ((l->wanted || g->now_ns - g->since_ns >= rest) && may >= tail + USEFUL_NS) {
 		move_to(g, GOVERNOR_EVERYTHING);
 		g->window = true;
 		g->windows++;

@@ -76,6 +76,7 @@ struct governor_look {
 	uint64_t spent_ns; /* on it: hits, censuses, ... */
 	uint64_t hits[GOVERNOR_GROUPS];
 	uint64_t rest_ns; /* between two windows */
+	bool wanted;      /* somebody waits for one: as soon as it can be afforded */
 };
 
 struct governor_order {

@@ -192,6 +192,11 @@ int probe_census_arm(struct probe_target *t, uint64_t budget_ns)
 	return 0;
 }
 
+bool probe_census_out(const struct probe_target *t)
+{
+	return t->armed && !t->ready;
+}
+
 unsigned probe_census_steps(const struct probe_target *t)
 {
 	return t->armed ? __atomic_load_n(&t->probe->shared[t->slot].census_steps, __ATOMIC_RELAXED)

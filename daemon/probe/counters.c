@@ -93,6 +93,11 @@ static int gone_set(const struct gone_list *g, struct u64map *ret)
 	return r;
 }
 
+void probe_target_forget(struct probe_target *t, uint64_t type)
+{
+	bpf_map_delete_elem(t->counts, &type);
+}
+
 int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *ret_n,
 	struct probe_totals *ret_totals)
 {
@@ -126,7 +131,8 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 			out[n_out++] = (struct probe_count){.type = v[i].type,
 				.incarnation = c->incarnation,
 				.births = births,
-				.deaths = c->deaths};
+				.deaths = c->deaths,
+				.instances = !(c->flags & PYLEAK_COUNT_CONTAINER)};
 	}
 	for (size_t i = 0; i < t->gone.n; i++) {
 		const struct pyleak_count *c = &t->gone.v[i].count;

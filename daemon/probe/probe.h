@@ -181,6 +181,8 @@ const struct plan *probe_target_plan(const struct probe_target *t);
  * one back. */
 int probe_census_arm(struct probe_target *t, uint64_t budget_ns);
 void probe_census_cancel(struct probe_target *t);
+/* Whether one is out that has not ended; its result may still wait for probe_dispatch(). */
+bool probe_census_out(const struct probe_target *t);
 /* Steps done of the census that is out; 0 if none is. */
 unsigned probe_census_steps(const struct probe_target *t);
 /* For tests: only the birth of an object of this type (address) closes a census; 0: any hit. */
@@ -197,6 +199,7 @@ struct probe_count {
 	uint64_t type;           /* address of the type */
 	uint64_t incarnation;    /* differs when the address was used again for another type */
 	uint64_t births, deaths; /* since attach, or since this incarnation began */
+	bool instances; /* all births were at sites of PROBE_INSTANCES */
 	bool gone;               /* the type has died: last report of it */
 };
 
@@ -208,6 +211,9 @@ struct probe_totals {
 	uint64_t children; /* processes that inherited its breakpoints and were freed of them */
 	uint64_t children_delay_ns; /* how late they are freed now, see probe_clean_children() */
 };
+
+/* Forgets a type's counters: it has died while deaths were not seen. */
+void probe_target_forget(struct probe_target *t, uint64_t type);
 
 /* All types of the target with their counters now; *ret is malloc'ed. Types that the collector
  * knows, and of the others those whose deaths are seen, too (Decimal, hashes, numpy's arrays):

@@ -58,7 +58,8 @@ int probe_target_set_scope(struct probe_target *t, enum probe_scope scope, struc
 
 	if (scope < t->scope) {
 		if (t->scope == PROBE_EVERYTHING) {
-			probe_census_cancel(t);
+			if (probe_census_out(t))
+				probe_census_cancel(t);
 			untracked_let_go(t);
 		}
 		t->scope = scope;

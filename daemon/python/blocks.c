@@ -13,6 +13,7 @@
 #define POOL_HEAD    48 /* sizeof(struct pool_header), a multiple of the alignment */
 #define CLASSES      32 /* of 16 to 512 bytes */
 #define GC_HEAD      16
+#define MORE_HEAD    16
 #define SMALL_MAX    512
 #define CHUNK_HEAD   16
 #define CHUNK_MAX    (UINT64_C(64) << 30)
@@ -75,18 +76,32 @@ static struct blocks_type *type_of(const struct blocks *b, uint64_t type)
 	return i ? &b->types[*i - 1] : NULL;
 }
 
+/* Bytes between the beginning of a block and the object in it. */
+static size_t head_of(const struct blocks_type *t)
+{
+	return (t->before ? MORE_HEAD : 0) + (t->gc ? GC_HEAD : 0);
+}
+
+bool blocks_before(const struct python *p, uint64_t flags)
+{
+	return (p->minor >= 11 && flags & TPFLAGS_MANAGED_DICT) ||
+	       (p->minor >= 12 && flags & TPFLAGS_MANAGED_WEAKREF);
+}
+
 /* The type of the object whose block begins here, NULL: it is none that is counted, or dead. */
 static struct blocks_type *object_at(const struct blocks *b, const uint8_t *block, size_t n)
 {
 	struct blocks_type *t;
 
-	if (n >= 16 && (t = type_of(b, word_at(block, 8))) && !t->gc &&
-		is_count(b, word_at(block, 0)))
-		return t;
-	/* Links of the collector: 0 where it does not track the object. */
-	if (n >= GC_HEAD + 16 && (t = type_of(b, word_at(block, GC_HEAD + 8))) && t->gc &&
-		is_count(b, word_at(block, GC_HEAD)) && !(word_at(block, 0) & 7))
-		return t;
+	/* From the front: what is an object there has no other one in its midst. */
+	for (size_t head = 0; head <= MORE_HEAD + GC_HEAD && head + 16 <= n; head += 16) {
+		t = type_of(b, word_at(block, head + 8));
+		if (!t || head_of(t) != head || !is_count(b, word_at(block, head)))
+			continue;
+		/* A link of the collector: 0 where it does not track the object. */
+		if (!t->gc || !(word_at(block, head - GC_HEAD) & 7))
+			return t;
+	}
 	return NULL;
 }
 
@@ -134,6 +149,8 @@ static void look_at_chunks(
 		if (t && (t->sizes || b->small_chunks) && is_chunk(b, at, bytes, i, n)) {
 			t->count++;
 			t->large++;
+			if (t->types && b->n_found < b->max_found)
+				b->found[b->n_found++] = at + i + head_of(t);
 		}
 	}
 }
@@ -172,6 +189,7 @@ struct blocks_reading {
 	uint64_t max_bytes, bytes, addresses, took_ns;
 	uint64_t flags[BLOCKS_STRETCH / PAGE]; /* of the stretch's pages */
 	uint8_t stretch[BLOCKS_STRETCH];
+	uint64_t found[BLOCKS_FOUND_MAX];
 };
 
 /* Reads the pages of n bytes from at on that are there, into `to`. 1; 0: none is; or an error. */
@@ -251,6 +269,7 @@ static int read_all(struct blocks_reading *r, const struct proc_maps *maps)
 	for (size_t i = 0; i < r->n_types; i++)
 		r->types[i].count = r->types[i].large = 0;
 	r->bytes = r->b.pools = r->addresses = 0;
+	r->b.n_found = 0;
 	for (size_t i = 0; i < maps->n && !e; i++)
 		if (!strcmp(maps->v[i].path, "[heap]") && r->b.high_image <= maps->v[i].start)
 			r->b.high_image = maps->v[i].end | MANGLED;
@@ -290,6 +309,12 @@ const struct blocks_type *blocks_types(const struct blocks_reading *r, size_t *r
 	return r->types;
 }
 
+const uint64_t *blocks_found(const struct blocks_reading *r, size_t *ret_n)
+{
+	*ret_n = r->b.n_found;
+	return r->found;
+}
+
 struct blocks_stats blocks_stats(const struct blocks_reading *r)
 {
 	return (struct blocks_stats){.bytes = r->bytes, .pools = r->b.pools, .took_ns = r->took_ns};
@@ -309,6 +334,8 @@ static int prepare(
 	memcpy(r->types, v, n * sizeof(*v));
 	r->n_types = n;
 	b->types = r->types;
+	b->found = r->found;
+	b->max_found = BLOCKS_FOUND_MAX;
 	b->low = UINT64_MAX;
 	b->pool_bytes = p->minor >= 10 ? 16384 : 4096;
 	b->wide_flags = p->minor >= 14;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * Objects that the collector does not track, counted where they lie: in the blocks of CPython's
+ * Objects, above all those that the collector does not track, counted where they lie: in the blocks of CPython's
  * small-object allocator and of malloc, read from outside. Nobody is stopped, nothing is written,
  * and no page is brought in that is not there. Finds str, bytes, int, float, dicts and tuples of
  * plain values, Decimal: whatever has one of the types asked for.
@@ -24,7 +24,9 @@
 struct blocks_type {
 	uint64_t type;  /* address */
 	bool gc;        /* instances have the collector's header in front of them */
+	bool before;    /* and in front of that two words more, see blocks_before() */
 	bool sizes;     /* they come in all sizes, so in large blocks as well */
+	bool types;     /* they are types themselves: where they are is noted, see blocks_found() */
 	uint64_t count; /* filled in: those alive, in small blocks and in large ones */
 	uint64_t large; /* of them in large blocks */
 };
@@ -34,6 +36,10 @@ struct blocks_stats {
 	uint64_t pools;   /* seen; 0: the process uses another allocator, PYTHONMALLOC=malloc */
 	uint64_t took_ns; /* wall time */
 };
+
+/* Whether instances of a type with these tp_flags have two words more in front of the collector's
+ * header: Objects/typeobject.c, _PyType_PreHeaderSize(). */
+bool blocks_before(const struct python *p, uint64_t flags);
 
 /* A reading of one process: everything it needs is in it, so that it may be done in another thread
  * than that of its python object, and outlive that. */
@@ -55,6 +61,9 @@ void blocks_cancel(struct blocks_reading *r);
 /* What came out, valid until blocks_free(). */
 const struct blocks_type *blocks_types(const struct blocks_reading *r, size_t *ret_n);
 struct blocks_stats blocks_stats(const struct blocks_reading *r);
+/* Addresses of objects that are types themselves, at most BLOCKS_FOUND_MAX. */
+const uint64_t *blocks_found(const struct blocks_reading *r, size_t *ret_n);
+#define BLOCKS_FOUND_MAX 16384
 
 /* ---- the part of it that sees bytes of the target, for the fuzzer ---- */
 
@@ -71,6 +80,8 @@ struct blocks {
 	bool wide_flags;   /* flags beside the count, from 3.14 on */
 	bool small_chunks; /* no pools: small objects are malloc's as well */
 	uint64_t pools;
+	uint64_t *found;   /* room for max_found addresses */
+	size_t n_found, max_found;
 	uint64_t before_at; /* where the stretch before this one ended, and */
 	uint8_t before[16]; /* its last bytes: a chunk's header may lie there */
 };

@@ -8,6 +8,7 @@
 
 #define CENSUS_MAX_MS         (10 * 60 * 1000LL) /* a census that takes longer is given up */
 #define ESTIMATE_OBJECTS      64ULL      /* an estimate's numbers may be off so far, or 2 % */
+#define FRESH_MS              10000LL    /* a reading that answers who waits */
 #define IDLE_US               2000000ULL /* no hit for so long: read the rings from outside */
 #define OUTSIDE_OBJECTS_MAX   2000000ULL
 #define TOO_LARGE_RETRY_FIRST (10 * 60 * 1000LL) /* ms; doubled each time, up to a day */
@@ -31,7 +32,7 @@ static void answer_waiters(struct target *t, bool ok)
 	answer(TAKE_PTR(t->waiters), ok);
 }
 
-static void measure_cost(struct target *t)
+static void look_at_process(struct target *t)
 {
 	struct proc_info now;
 
@@ -41,21 +42,16 @@ static void measure_cost(struct target *t)
 	t->info.rss_bytes = now.rss_bytes;
 	t->info.seccomp_mode = now.seccomp_mode;
 	t->info.tracer = now.tracer;
-	if (t->prev_cpu_ns && now.cpu_ns > t->prev_cpu_ns)
-		t->overhead = (double)(t->totals.run_ns - t->prev_run_ns) /
-			      (double)(now.cpu_ns - t->prev_cpu_ns);
-	else
-		t->overhead = -1;
-	t->prev_run_ns = t->totals.run_ns;
-	t->prev_cpu_ns = now.cpu_ns;
 }
 
-static void type_rates(struct target_type *ty, int64_t at_ms, bool census)
+static void type_rates(struct target *t, struct target_type *ty, int64_t at_ms)
 {
+	bool all = target_budget_all_since(t, ty->rate_ms);
+	bool births_all = target_budget_births_since(t, ty, ty->rate_ms);
 	uint64_t births, deaths;
 
 	/* The side that is not seen is known from census to census only. */
-	if (law_blind(&ty->law) != LAW_SEES_BOTH && !census)
+	if (all && law_blind(&ty->law) != LAW_SEES_BOTH && !at_census(t))
 		return;
 	target_type_flow(ty, &births, &deaths);
 	if (ty->rate_ms && at_ms > ty->rate_ms) {
@@ -63,6 +59,11 @@ static void type_rates(struct target_type *ty, int64_t at_ms, bool census)
 
 		ty->birth_rate = (double)(births - ty->rate_births) / secs;
 		ty->death_rate = (double)(deaths - ty->rate_deaths) / secs;
+		ty->birth_bound = ty->death_bound = 0;
+		if (!births_all)
+			ty->birth_rate = target_budget_rate(t, ty, false, &ty->birth_bound);
+		if (!all)
+			ty->death_rate = target_budget_rate(t, ty, true, &ty->death_bound);
 	}
 	ty->rate_births = births;
 	ty->rate_deaths = deaths;
@@ -70,21 +71,32 @@ static void type_rates(struct target_type *ty, int64_t at_ms, bool census)
 }
 
 /* Puts what is known now into the series. */
-static void take_sample(struct target *t, int64_t at_ms)
+static void take_levels(struct target *t, int64_t at_ms)
 {
 	t->sampled_ms = at_ms;
 	for (size_t i = 0; i < t->n_types; i++) {
 		struct target_type *ty = t->types[i];
 		struct track_point p = {.at_ms = at_ms};
 
-		type_rates(ty, at_ms, at_census(t));
 		if (!ty->track)
 			continue;
 		target_type_flow(ty, &p.births, &p.deaths);
 		p.count = target_type_level(t, ty, NULL);
-		track_sample(t->track, ty->track, &p);
+		/* Births less deaths say nothing where they are seen in windows only. */
+		if (p.count != TRACK_UNKNOWN || target_budget_counts_all(t))
+			track_sample(t->track, ty->track, &p);
 	}
-	measure_cost(t);
+}
+
+static void take_sample(struct target *t, int64_t at_ms, bool levels)
+{
+	t->looked_ms = at_ms;
+	target_budget_sampled(t);
+	if (levels)
+		take_levels(t, at_ms);
+	for (size_t i = 0; i < t->n_types; i++)
+		type_rates(t, t->types[i], at_ms);
+	look_at_process(t);
 	if (t->o.on_sample)
 		t->o.on_sample(t, t->o.userdata);
 }
@@ -97,10 +109,20 @@ static void end_sample(struct target *t)
 
 static void sample_without_census(struct target *t)
 {
+	/* Where nothing is counted on from the last census, there is news only of a reading. */
+	bool all = target_budget_counts_all(t);
+	bool fresh = !all && t->blocks.all_ms > t->sampled_ms;
+
 	end_sample(t);
 	if (read_counters(t) == 0)
-		take_sample(t, now_realtime_ms());
-	answer_waiters(t, false);
+		take_sample(t, now_realtime_ms(), all || fresh || !t->sampled_ms);
+	answer_waiters(t, !all && t->waiters && now_realtime_ms() - t->blocks.all_ms < FRESH_MS);
+}
+
+void target_census_cut_short(struct target *t)
+{
+	target_budget_cut_short(t);
+	sample_without_census(t);
 }
 
 static void no_census_reason(struct target *t, const struct census_result *r)
@@ -136,6 +158,8 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	bool outside = r->way == CENSUS_OUTSIDE;
 
 	end_sample(t);
+	if (r->status == CENSUS_OK)
+		t->budget.census_cost_ns = r->cost_ns / (r->way == CENSUS_STEPWISE ? 2 : 1);
 	c->pause_ns_max = MAX(c->pause_ns_max, r->pause_ns);
 	for (unsigned i = 0; i < CENSUS_REASONS; i++)
 		c->restarts[i] += r->restarts[i];
@@ -144,7 +168,9 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	if (r->way == CENSUS_STEPWISE && t->o.config->budget_cpu > 0)
 		t->due_ms = now_realtime_ms() +
 			    (int64_t)((double)r->cost_ns / 1e6 / t->o.config->budget_cpu);
-	if (r->status == CENSUS_TOO_LARGE || r->status == CENSUS_RESTARTS) {
+	if (r->status == CENSUS_TOO_LARGE && !target_budget_counts_all(t)) {
+		target_budget_cut_short(t); /* it was one step or nothing */
+	} else if (r->status == CENSUS_TOO_LARGE || r->status == CENSUS_RESTARTS) {
 		t->retry_delay_ms = t->retry_delay_ms
 					    ? MIN(2 * t->retry_delay_ms, TOO_LARGE_RETRY_MAX)
 					    : TOO_LARGE_RETRY_FIRST;
@@ -210,7 +236,9 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	c->width = r->width;
 	c->estimate = r->estimate;
 	/* Samples from counters may have been taken since its instant. */
-	take_sample(t, r->at_ms > t->sampled_ms ? r->at_ms : now_realtime_ms());
+	take_sample(t, r->at_ms > t->sampled_ms ? r->at_ms : now_realtime_ms(), true);
+	if (probe_target_scope(t->pt) != PROBE_EVERYTHING)
+		types_gap(t);
 	answer_waiters(t, true);
 }
 
@@ -279,16 +307,30 @@ static void start_sample(struct target *t)
 		t->prev_hits = t->totals.hits;
 		return;
 	}
-	if ((now < t->due_ms && !t->waiters) ||
-		probe_census_arm(t->pt, t->o.config->budget_pause_ns)) {
-		sample_without_census(t);
+	if (!target_budget_counts_all(t)) {
+		/* When the next window opens, or in a single hit of those that are attached. */
+		if (t->waiters)
+			target_budget_look(t);
+		if (!t->armed && (probe_target_scope(t->pt) == PROBE_NOTHING || t->waiters ||
+					 now < t->budget.given_up_ms || !target_start_census(t)))
+			sample_without_census(t);
 		return;
 	}
+	if ((now < t->due_ms && !t->waiters) || !target_start_census(t))
+		sample_without_census(t);
+}
+
+bool target_start_census(struct target *t)
+{
+	if (t->armed || t->census.state == TARGET_CENSUS_NO_RINGS ||
+		probe_census_arm(t->pt, t->o.config->budget_pause_ns))
+		return false;
 	t->armed = true;
-	t->armed_ms = now;
+	t->armed_ms = now_realtime_ms();
 	t->steps = 0;
 	sd_event_source_set_time_relative(t->idle, idle_wait(t));
 	sd_event_source_set_enabled(t->idle, SD_EVENT_ONESHOT);
+	return true;
 }
 
 void target_refresh(struct target *t, void (*f)(void *arg, bool ok), void *arg)
@@ -379,7 +421,7 @@ static int on_tick(sd_event_source *s, uint64_t usec, void *userdata)
 		target_blocks_start(t);
 	if (t->armed && probe_census_steps(t->pt) > 1) {
 		if (read_counters(t) == 0) /* steps are on their way */
-			take_sample(t, now_realtime_ms());
+			take_sample(t, now_realtime_ms(), true);
 		return 0;
 	}
 	start_sample(t);
@@ -394,9 +436,14 @@ static int on_exit_fd(sd_event_source *s, int fd, uint32_t revents, void *userda
 	return 0;
 }
 
+static void on_limit(struct probe_target *pt, void *userdata)
+{
+	target_budget_look(userdata);
+}
+
 int target_open(pid_t pid, const struct target_options *o, struct target **ret, struct err *err)
 {
-	struct probe_target_options po = {.on_census = on_census};
+	struct probe_target_options po = {.on_census = on_census, .on_limit = on_limit};
 	struct track_config tc;
 	struct target *t;
 	int r;
@@ -406,7 +453,6 @@ int target_open(pid_t pid, const struct target_options *o, struct target **ret, 
 		return err_set(err, -ENOMEM, "out of memory");
 	t->o = *o;
 	t->pidfd = -1;
-	t->overhead = -1;
 	po.userdata = t;
 	r = python_open(pid, &t->py, err);
 	if (r)
@@ -456,6 +502,8 @@ int target_open(pid_t pid, const struct target_options *o, struct target **ret, 
 	if (r >= 0)
 		r = sd_event_source_set_enabled(t->idle, SD_EVENT_OFF);
 	if (r >= 0)
+		r = target_budget_init(t);
+	if (r >= 0)
 		r = sd_event_add_time_relative(
 			o->event, &t->tick, CLOCK_MONOTONIC, 0, 20000, on_tick, t);
 	if (r >= 0)
@@ -476,6 +524,7 @@ void target_free(struct target *t)
 	if (!t)
 		return;
 	reader_forget(t->o.reader, t);
+	target_budget_release(t);
 	answer_waiters(t, false);
 	answer(TAKE_PTR(t->readers), false);
 	sd_event_source_disable_unref(t->tick);
@@ -502,6 +551,7 @@ void target_configure(struct target *t, const struct config *c)
 		t->retry_ms = 0; /* a longer pause is allowed now: try at once */
 	t->o.config = c;
 	track_configure(t->track, &tc);
+	target_budget_configure(t);
 }
 
 const struct proc_info *target_info(const struct target *t)
@@ -539,9 +589,9 @@ int64_t target_sampled_ms(const struct target *t)
 	return t->sampled_ms;
 }
 
-double target_overhead(const struct target *t)
+int64_t target_looked_ms(const struct target *t)
 {
-	return t->overhead;
+	return t->looked_ms;
 }
 
 uint64_t target_dropped(const struct target *t)

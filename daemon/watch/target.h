@@ -4,6 +4,9 @@
  * other modules know; holds no policy of which processes are watched (watch.c) and no wording of
  * answers (answers.c).
  *
+ * What is attached follows the budget: every site for good where that fits, else all of them in short
+ * windows (target_budget.c).
+ *
  * Every growth.interval the target takes one sample. With a census when there can be one: on probe
  * hits, or from outside when none comes within two seconds; else from the counters alone, as while
  * a census in steps is on its way, and after one until what it cost has been saved up. What the
@@ -16,6 +19,7 @@
 #include <stdint.h>
 #include <systemd/sd-event.h>
 
+#include "daemon/budget/governor.h"
 #include "daemon/config/config.h"
 #include "daemon/probe/probe.h"
 #include "daemon/python/python.h"
@@ -38,9 +42,17 @@ struct target_type {
 	struct track_type *track;
 
 	uint64_t births, deaths;           /* counted since attach, as last read */
-	double birth_rate, death_rate;     /* a second, over the last sample's interval */
+	double birth_rate, death_rate;     /* a second, over the last sample's interval; < 0: unknown */
+	double birth_bound, death_bound;   /* how far they may be off; -1: unknown */
 	uint64_t rate_births, rate_deaths; /* where that began: law_births(), law_deaths() */
 	int64_t rate_ms;
+	bool instances; /* its births are known from PROBE_INSTANCES on */
+	uint64_t print; /* by which a class is known again, see types_validate() */
+	struct target_seen {
+		uint64_t births, deaths;    /* counters when everything was attached last */
+		double n[2], nn[2], nc[2];  /* births and deaths in windows: sums that fade, of
+					     * them, of their squares, of them times CPU seconds */
+	} seen;
 
 	bool census;            /* a census has spoken of it */
 	uint64_t census_serial; /* the last one that found any alive */
@@ -104,12 +116,18 @@ struct track *target_track(const struct target *t);
 const struct target_census *target_census(const struct target *t);
 const char *target_sites(const struct target *t); /* what is attached where */
 
-/* Time of the last sample, ms since the epoch; 0: none yet. Samples taken. */
+/* Of when the levels are, ms since the epoch; 0: none yet. */
 int64_t target_sampled_ms(const struct target *t);
+/* Of when the process itself was looked at last: its memory, its verdicts. */
+int64_t target_looked_ms(const struct target *t);
 
-/* Cost of watching as a share of the CPU time the target used over the last interval; < 0: the
- * target used none, or no interval has passed. */
+/* Cost of watching as a share of the CPU time that the target used for itself over the last ten
+ * seconds; < 0: it used none. */
 double target_overhead(const struct target *t);
+/* What is attached, and why. */
+const struct governor *target_governor(const struct target *t);
+/* Of the time since it is watched, in which every birth and death was counted: 0..1. */
+double target_observed_share(const struct target *t);
 /* Counters lost because a table was full; data is lossy when not 0. */
 uint64_t target_dropped(const struct target *t);
 /* As of the last sample. */

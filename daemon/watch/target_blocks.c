@@ -9,12 +9,14 @@
 #define DOUBT            64 /* objects, or 1 %, that what is found in memory may be off */
 #define FRESH_MS         1000
 #define REFUSED_RETRY_NS UINT64_C(600000000000)
+#define SMALL_MAX        512 /* bytes, of a block in a pool: obmalloc.c */
+#define HEADS_MAX        32  /* in front of an object */
 #define TPFLAGS_UNICODE  (UINT64_C(1) << 28) /* a subclass of str */
 
 /* That have no collector, or leave its sight, and live in every Python. */
 static const char *const symbols[] = {"PyDict_Type", "PyTuple_Type", "PyUnicode_Type",
 	"PyBytes_Type", "PyByteArray_Type", "PyLong_Type", "PyFloat_Type", "PyComplex_Type",
-	"PyCode_Type"};
+	"PyCode_Type", "PyType_Type"};
 
 void target_blocks_init(struct target *t)
 {
@@ -62,6 +64,18 @@ static void reason_of(struct target *t, int result)
 	}
 }
 
+/* Objects that a census would count, if there were one: known to the same accuracy as the others. */
+static void take_over_tracked(struct target_type *ty, uint64_t count)
+{
+	uint64_t doubt = MAX((uint64_t)DOUBT, count / 100);
+
+	if (!ty->law.gap && ty->law.begun)
+		return; /* counted meanwhile, which is better */
+	law_census(&ty->law, count > doubt ? count - doubt : 0, count + doubt, ty->births,
+		ty->deaths);
+	law_gap(&ty->law);
+}
+
 /* What was seen speaks of the instant at which the counters were read before, and is right to within
  * what was born or died until they were read again. */
 static void take_over(struct target *t, const struct blocks_type *b)
@@ -75,6 +89,10 @@ static void take_over(struct target *t, const struct blocks_type *b)
 	ty->blocks.asked = false;
 	births = ty->births - ty->blocks.births;
 	deaths = ty->deaths - ty->blocks.deaths;
+	if (!target_type_in_blocks(ty)) {
+		take_over_tracked(ty, b->count);
+		return;
+	}
 	before = law_census_level(&ty->law, NULL);
 	law_census(&ty->law, b->count > births ? b->count - births : 0, b->count + deaths,
 		ty->blocks.births, ty->blocks.deaths);
@@ -90,7 +108,8 @@ static void take_over(struct target *t, const struct blocks_type *b)
 
 int64_t target_blocks_level(const struct target_type *ty, int64_t *ret_bound)
 {
-	bool counted = ty->info.flags & TPFLAGS_HAVE_GC || ty->births || ty->deaths;
+	bool counted = !ty->law.gap &&
+		       (ty->info.flags & TPFLAGS_HAVE_GC || ty->births || ty->deaths);
 	bool still = ty->births == ty->law.births && ty->deaths == ty->law.deaths;
 	double elapsed_ms = (double)MAX(now_realtime_ms() - ty->blocks.at_ms, (int64_t)0);
 	int64_t level, bound;
@@ -111,6 +130,28 @@ static void forget_uncounted(struct target *t)
 	for (size_t i = 0; i < t->n_types; i++)
 		if (!(t->types[i]->info.flags & TPFLAGS_HAVE_GC))
 			t->types[i]->blocks.known = false;
+}
+
+/* Of the types that were found some may not have been known: then once more. */
+static void take_over_all(struct target *t, const struct blocks_reading *b)
+{
+	size_t n;
+	const uint64_t *found = blocks_found(b, &n);
+	bool news = false;
+
+	for (size_t i = 0; i < n; i++) {
+		struct target_type *ty = type_find(t, found[i]) ? NULL : type_new(t, found[i]);
+
+		if (!ty)
+			continue;
+		type_name(t, ty);
+		news = true;
+	}
+	t->blocks.all_ms = now_realtime_ms();
+	if (!news)
+		return;
+	t->blocks.next_ns = 0;
+	t->read_again = t->read_again || t->readers;
 }
 
 static void on_done(void *userdata, const struct blocks_reading *b, int result)
@@ -135,8 +176,21 @@ static void on_done(void *userdata, const struct blocks_reading *b, int result)
 		v = blocks_types(b, &n);
 		for (size_t i = 0; i < n; i++)
 			take_over(t, &v[i]);
+		if (probe_target_scope(t->pt) != PROBE_EVERYTHING)
+			types_gap(t);
+		if (t->blocks.all)
+			take_over_all(t, b);
 	}
 	target_blocks_done(t);
+}
+
+/* Whether there is nothing better for what the collector tracks. */
+static bool wants_all(const struct target *t)
+{
+	return !target_budget_counts_all(t) &&
+	       (t->readers ||
+		       now_realtime_ms() - t->census.at_ms >
+			       (int64_t)(2 * t->o.config->growth_interval_ns / 1000000));
 }
 
 int target_blocks_start(struct target *t)
@@ -151,20 +205,24 @@ int target_blocks_start(struct target *t)
 	r = read_counters(t);
 	if (r)
 		return r;
+	t->blocks.all = wants_all(t);
 	v = calloc(t->n_types + 1, sizeof(*v));
 	if (!v)
 		return -ENOMEM;
 	for (size_t i = 0; i < t->n_types; i++) {
 		struct target_type *ty = t->types[i];
 
-		ty->blocks.asked = target_type_in_blocks(ty);
+		ty->blocks.asked = target_type_in_blocks(ty) || (t->blocks.all && ty->named);
 		if (!ty->blocks.asked)
 			continue;
 		ty->blocks.births = ty->births;
 		ty->blocks.deaths = ty->deaths;
 		v[n++] = (struct blocks_type){.type = ty->addr,
 			.gc = ty->info.flags & TPFLAGS_HAVE_GC,
-			.sizes = ty->info.itemsize || ty->info.flags & TPFLAGS_UNICODE};
+			.before = blocks_before(t->py, ty->info.flags),
+			.types = t->blocks.all && ty->info.flags & TPFLAGS_TYPE_SUBCLASS,
+			.sizes = ty->info.itemsize || ty->info.flags & TPFLAGS_UNICODE ||
+				 ty->info.basicsize + HEADS_MAX > SMALL_MAX};
 	}
 	r = blocks_open(t->py, v, n, READ_MAX, &b);
 	if (r) {

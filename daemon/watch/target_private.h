@@ -4,10 +4,13 @@
  *
  *   target.c        its life, samples, censuses
  *   target_types.c  its types: levels, flows, what they are worth
+ *   target_budget.c what is attached, and when
  *   target_blocks.c levels of what the collector does not track
  */
 #ifndef PYLEAK_WATCH_TARGET_PRIVATE_H
 #define PYLEAK_WATCH_TARGET_PRIVATE_H
+
+#include <time.h>
 
 #include "daemon/watch/target.h"
 
@@ -15,6 +18,36 @@ struct waiter {
 	struct waiter *next;
 	void (*f)(void *arg, bool ok);
 	void *arg;
+};
+
+struct target_budget {
+	struct governor g;
+	sd_event_source *look;
+	clockid_t cpu_clock;
+	uint64_t began_ns;
+	bool failed; /* to attach, the last time */
+
+	/* Since when these are attached without a break; 0: they are not. */
+	int64_t instances_since_ms, births_since_ms, all_since_ms;
+
+	/* Everything is attached: how long so far, and since when, 0: it is not; the target's CPU time
+	 * and what was spent on it then. */
+	uint64_t seen_ns, seen_since_ns, seen_cpu_ns, seen_spent_ns;
+
+	/* Windows: seconds of CPU that the target used for itself in them and that were spent on it,
+	 * sums that fade; see target_budget_rate(). */
+	unsigned windows;
+	double own, own_cost, own_squares;
+	double own_rate; /* CPU seconds a second, of late; < 0: not known */
+	uint64_t sampled_ns, sampled_cpu_ns, sampled_spent_ns;
+
+	uint64_t opened_cpu_ns, window_cpu_ns; /* the daemon's own: at its begin; of the last one */
+	uint64_t validated_ns;
+	uint64_t census_cost_ns; /* of walking all objects once, the last time */
+	int64_t given_up_ms; /* no census in a window until then: the last one was cut short */
+
+	enum governor_scope told;
+	uint64_t told_ns;
 };
 
 struct target {
@@ -36,9 +69,12 @@ struct target {
 		bool running;     /* a reading is on its way */
 		uint64_t took_ns; /* the last one */
 		uint64_t next_ns; /* not before, CLOCK_MONOTONIC; and see target_blocks_due() */
+		bool all;         /* it counts every type, not only those */
+		int64_t all_ms;   /* the last one of that kind; 0: none */
 		char reason[256]; /* why there are none; "" */
 	} blocks;
 
+	struct target_budget budget;
 	struct target_census census;
 	bool armed; /* a census is on its way */
 	int64_t armed_ms;
@@ -47,10 +83,10 @@ struct target {
 	int64_t retry_ms; /* TOO_LARGE: not before */
 	int64_t retry_delay_ms;
 	int64_t sampled_ms;
+	int64_t looked_ms;
 
 	struct probe_totals totals;
-	uint64_t prev_run_ns, prev_cpu_ns, prev_hits;
-	double overhead;
+	uint64_t prev_hits;
 
 	struct waiter *waiters; /* for a census */
 	struct waiter *readers; /* for a reading, and a census after it */
@@ -66,6 +102,10 @@ struct target_type *type_new(struct target *t, uint64_t addr);
 /* Reads its name, unless that is known. */
 void type_name(struct target *t, struct target_type *ty);
 void types_release(struct target *t);
+/* Not everything is counted any more: levels rest until the next census. */
+void types_gap(struct target *t);
+/* Forgets classes that have died while nobody saw it. */
+void types_validate(struct target *t);
 /* Reads the counters of all types; forgets those that have died. */
 int read_counters(struct target *t);
 /* What a census says of a type: between min and max were alive. */
@@ -85,7 +125,34 @@ int64_t target_blocks_level(const struct target_type *ty, int64_t *ret_bound);
 /* Whether it is time for one that nobody waits for. */
 bool target_blocks_due(const struct target *t);
 
+/* ---- target_budget.c ---- */
+
+/* After everything was attached for the first time. */
+int target_budget_init(struct target *t);
+void target_budget_configure(struct target *t);
+void target_budget_release(struct target *t);
+/* Now, not when it is due. */
+void target_budget_look(struct target *t);
+/* With each sample. */
+void target_budget_sampled(struct target *t);
+/* A census in a window was not done when that ended. */
+void target_budget_cut_short(struct target *t);
+/* Every birth and death is counted, for good as far as one can tell; else in windows at the most. */
+bool target_budget_counts_all(const struct target *t);
+/* Whether births of the type, or births and deaths of all, were counted without a break since. */
+bool target_budget_births_since(const struct target *t, const struct target_type *ty, int64_t ms);
+bool target_budget_all_since(const struct target *t, int64_t ms);
+/* Births or deaths a second, from what windows have seen; < 0: cannot be told. *ret_bound is how far
+ * that may be off, two standard errors; -1: not known yet. */
+double target_budget_rate(const struct target *t, const struct target_type *ty, bool deaths,
+	double *ret_bound);
+
 /* ---- target.c ---- */
+
+/* Arms a census if there can be one. */
+bool target_start_census(struct target *t);
+/* It will not be answered: there are not enough probes for it any more. */
+void target_census_cut_short(struct target *t);
 
 /* A reading has ended. */
 void target_blocks_done(struct target *t);

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include <string.h>
 
+#include "daemon/python/mem.h"
 #include "daemon/util/log.h"
 #include "daemon/watch/target_private.h"
 
@@ -73,6 +74,36 @@ static bool always_tracked(const struct target *t, const struct python_type *inf
 	return strcmp(info->name, "tuple") != 0;
 }
 
+/* Of what stays the same as long as a class lives: its metatype and the text of its name. */
+static uint64_t print_of(const struct target *t, uint64_t addr)
+{
+	uint64_t head[4]; /* reference count, type, size, tp_name */
+
+	if (mem_read(t->py->id.pid, addr, head, sizeof(head)) || !(uint32_t)head[0])
+		return 0;
+	return head[1] * 31 + head[3];
+}
+
+void types_validate(struct target *t)
+{
+	for (size_t i = 0; i < t->n_types;) {
+		struct target_type *ty = t->types[i];
+
+		if (!ty->named || !ty->info.heap || print_of(t, ty->addr) == ty->print) {
+			i++;
+			continue;
+		}
+		probe_target_forget(t->pt, ty->addr);
+		type_drop(t, i);
+	}
+}
+
+void types_gap(struct target *t)
+{
+	for (size_t i = 0; i < t->n_types; i++)
+		law_gap(&t->types[i]->law);
+}
+
 void type_name(struct target *t, struct target_type *ty)
 {
 	if (ty->named)
@@ -81,6 +112,7 @@ void type_name(struct target *t, struct target_type *ty)
 		return;
 	ty->named = true;
 	ty->always_tracked = always_tracked(t, &ty->info);
+	ty->print = print_of(t, ty->addr);
 	ty->track = track_type_get(t->track, ty->serial, ty->info.name);
 }
 
@@ -168,6 +200,7 @@ int read_counters(struct target *t)
 		type_name(t, ty);
 		ty->births = c[i].births;
 		ty->deaths = c[i].deaths;
+		ty->instances = c[i].instances;
 	}
 	return 0;
 }
@@ -201,7 +234,7 @@ int64_t target_type_level(const struct target *t, const struct target_type *ty, 
 
 	if (ty->blocks.known) {
 		level = target_blocks_level(ty, &bound);
-	} else if (ty->census && ty->always_tracked) {
+	} else if (ty->law.begun && ty->always_tracked) {
 		if (at_census(t)) {
 			level = law_census_level(&ty->law, &bound);
 		} else {
@@ -219,8 +252,10 @@ enum track_quality target_type_quality(const struct target *t, const struct targ
 {
 	if (ty->blocks.known)
 		return TRACK_ESTIMATE;
-	if (!ty->census || !ty->always_tracked)
+	if (!ty->law.begun || !ty->always_tracked)
 		return TRACK_BLIND;
+	if (!target_budget_counts_all(t))
+		return at_census(t) && ty->law.min == ty->law.max ? TRACK_EXACT : TRACK_ESTIMATE;
 	if (t->dropped_types || t->totals.dropped)
 		return TRACK_ESTIMATE;
 	return law_proven(&ty->law) && !has_free_list(ty) ? TRACK_EXACT : TRACK_ESTIMATE;
@@ -238,7 +273,8 @@ enum track_quality target_type_rates_quality(const struct target *t, const struc
 {
 	if (!ty->births && !ty->deaths)
 		return TRACK_BLIND;
-	return law_proven(&ty->law) && !has_free_list(ty) && !ty->blocks.known && !t->totals.dropped
+	return target_budget_all_since(t, t->sampled_ms) && law_proven(&ty->law) &&
+			       !has_free_list(ty) && !ty->blocks.known && !t->totals.dropped
 		       ? TRACK_EXACT
 		       : TRACK_ESTIMATE;
 }

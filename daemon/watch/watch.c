@@ -144,7 +144,7 @@ static void service_name(const struct proc_info *p, char *buf, size_t n)
 
 bool watch_type_judged(const struct target_type *ty)
 {
-	return ty->census || ty->blocks.known ||
+	return ty->census || ty->law.begun || ty->blocks.known ||
 	       (ty->info.heap && (ty->info.flags & TPFLAGS_HAVE_GC));
 }
 
@@ -217,7 +217,7 @@ static void on_sample(struct target *t, void *userdata)
 	_cleanup_free_ struct trigger_firing *firings = NULL;
 	struct trigger_observation o = {
 		.pid = p->id.pid,
-		.at_ms = target_sampled_ms(t),
+		.at_ms = target_looked_ms(t),
 		.rss_bytes = target_rss_bytes(t),
 	};
 	char service[256];

@@ -84,6 +84,7 @@ struct pyleak_count {
 enum pyleak_count_flags {
 	PYLEAK_COUNT_GC = 1,   /* instances are known to the collector, so their deaths are seen */
 	PYLEAK_COUNT_META = 2, /* instances are types themselves */
+	PYLEAK_COUNT_CONTAINER = 4, /* born at a site of PYLEAK_GROUP_CONTAINERS as well */
 };
 
 enum pyleak_census_status {
