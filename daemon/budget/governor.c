@@ -11,7 +11,6 @@
 #define SLICES_1S     4
 #define OVER_10S      1.3   /* times the share, of what may be ordered */
 #define OVER_1S       0.055 /* of what was used in it */
-#define FLOOR_1S_NS   UINT64_C(2000000)
 #define FITS          0.9 /* of the share: goes on */
 #define FITS_AGAIN    0.7 /* of the share: may be attached for good */
 #define WINDOW_PART   4   /* a window takes this part of what ten seconds allow */
@@ -76,13 +75,14 @@ static void turn(struct governor *g, uint64_t now_ns)
 }
 
 /* What may be spent now without breaking a promise; 0 if nothing. */
-static uint64_t allowance(const struct governor *g)
+static uint64_t allowance(const struct governor *g, bool wanted)
 {
+	double least = (double)(wanted ? GOVERNOR_ASKED_NS : GOVERNOR_FLOOR_NS);
 	double ten = OVER_10S * g->config.share * ten_seconds(g, g->used);
 	double one = OVER_1S * last(g, g->used, SLICES_1S + 1);
 
-	ten = MAX(ten, (double)GOVERNOR_FLOOR_NS) - ten_seconds(g, g->spent);
-	one = MAX(one, (double)FLOOR_1S_NS) - last(g, g->spent, SLICES_1S + 1);
+	ten = MAX(ten, least) - ten_seconds(g, g->spent);
+	one = MAX(one, least) - last(g, g->spent, SLICES_1S + 1);
 	return (uint64_t)MAX(MIN(ten, one), 0.0);
 }
 
@@ -264,7 +264,7 @@ static struct governor_order decide(struct governor *g, const struct governor_lo
 		return (struct governor_order){
 			GOVERNOR_EVERYTHING, false, UINT64_MAX, LOOK_CALM_NS};
 	}
-	may = allowance(g);
+	may = allowance(g, l->wanted);
 	part = (uint64_t)(g->config.share * ten_seconds(g, g->used)) / WINDOW_PART;
 	part = MIN(MAX(part, GOVERNOR_FLOOR_NS / 2), WINDOW_MAX_NS);
 
@@ -282,6 +282,7 @@ static struct governor_order decide(struct governor *g, const struct governor_lo
 	tail = tail_ns(g, GOVERNOR_EVERYTHING);
 	rest = MIN(l->rest_ns, SECOND_NS << MIN(g->misses, 8u)); /* soon again, at first */
 	if ((l->wanted || g->now_ns - g->since_ns >= rest) && may >= tail + USEFUL_NS) {
+		g->settled = g->scope;
 		move_to(g, GOVERNOR_EVERYTHING);
 		g->window = true;
 		g->windows++;
@@ -307,23 +308,31 @@ struct governor_order governor_decide(struct governor *g, const struct governor_
 
 char *governor_reason(const struct governor *g, char *buf, size_t n)
 {
+	static const char *const rest[] = {
+		"all are counted in short windows",
+		"births of instances are counted all the time, all others in short windows",
+		"births are counted all the time, deaths in short windows",
+	};
 	double all = governor_cost(g, GOVERNOR_EVERYTHING);
+	enum governor_scope scope = g->window ? g->settled : g->scope;
+	char cost[64];
 
+	if (all >= 1)
+		snprintf(cost, sizeof(cost), "more CPU time than it uses itself");
+	else
+		snprintf(cost, sizeof(cost), "%.3g %% of its CPU time", all * 100);
 	if (g->config.share <= 0)
-		snprintf(buf, n, "budget.cpu is unlimited");
-	else if (g->scope == GOVERNOR_EVERYTHING && !g->window)
-		snprintf(buf, n, "every birth and death is counted within budget.cpu");
+		snprintf(buf, n, "every birth and death is counted, budget.cpu is unlimited");
+	else if (scope == GOVERNOR_EVERYTHING)
+		snprintf(buf, n, "every birth and death is counted, within budget.cpu (%.3g %%)",
+			g->config.share * 100);
 	else if (all < 0)
 		snprintf(buf, n,
-			"what it would cost to count every birth and death is not known yet");
+			"what it would cost to count every birth and death is not known yet: %s",
+			rest[scope]);
 	else
 		snprintf(buf, n,
-			"to count every birth and death would cost %.3g %% of its CPU time, "
-			"budget.cpu is %.3g %%: %s",
-			all * 100, g->config.share * 100,
-			g->scope == GOVERNOR_BIRTHS ? "births are counted, and all in short windows"
-			: g->scope == GOVERNOR_INSTANCES
-				? "births of instances are counted, and all in short windows"
-				: "counted in short windows");
+			"to count every birth and death would cost %s, budget.cpu is %.3g %%: %s",
+			cost, g->config.share * 100, rest[scope]);
 	return buf;
 }

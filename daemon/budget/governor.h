@@ -27,6 +27,7 @@
 
 #define GOVERNOR_SLICES   40                /* of a quarter of a second */
 #define GOVERNOR_FLOOR_NS UINT64_C(2000000) /* in 10 s, of a target that does nothing */
+#define GOVERNOR_ASKED_NS UINT64_C(10000000) /* in 10 s, where somebody waits for an answer */
 
 enum governor_scope {
 	GOVERNOR_NOTHING,
@@ -54,6 +55,7 @@ struct governor {
 	struct governor_config config;
 	enum governor_scope scope;
 	bool window; /* everything is attached, for a moment */
+	enum governor_scope settled; /* what it was before that */
 	bool begun;
 	uint64_t look_ns; /* as ordered: a look before that is because of the hits */
 	uint64_t now_ns, cpu_ns, spent_ns, hits[GOVERNOR_GROUPS]; /* at the last look */

@@ -100,11 +100,11 @@ void law_census(struct law *l, uint64_t min, uint64_t max, uint64_t births, uint
 
 	max = MAX(min, max);
 	sharp = min == max;
-	base_min = clamp(min) - net(births, deaths);
+	base_min = clamp(min) - net(births, deaths) - clamp(l->slack);
 	base_max = clamp(max) - net(births, deaths);
 	/* Counters only go up: if they do not, this is not the type that it was. */
 	if (l->begun && (births < l->births || deaths < l->deaths))
-		*l = (struct law){0};
+		*l = (struct law){.slack = l->slack, .closed = l->closed};
 	if (l->begun) {
 		uint64_t step = (uint64_t)MAX(
 			llabs(clamp(max) - clamp(l->max)), llabs(clamp(min) - clamp(l->min)));
@@ -153,14 +153,31 @@ void law_gap(struct law *l)
 
 bool law_proven(const struct law *l)
 {
-	return l->confirmed && !l->bound && l->base_min == l->base_max && !l->gap;
+	return l->confirmed && !l->bound && !l->slack && l->base_min == l->base_max && !l->gap;
+}
+
+void law_census_range(const struct law *l, uint64_t *ret_min, uint64_t *ret_max)
+{
+	int64_t n = net(l->births, l->deaths);
+
+	*ret_min = l->min;
+	*ret_max = l->max;
+	if (!l->closed || !l->tested || l->bound || l->blind != LAW_SEES_BOTH)
+		return;
+	/* Not empty: a census that leaves nothing breaks the law, and is the base from then on. */
+	*ret_min = MAX(l->min, (uint64_t)MAX(l->base_min + n, (int64_t)0));
+	*ret_max = MIN(l->max, (uint64_t)MAX(l->base_max + clamp(l->slack) + n, (int64_t)0));
+	*ret_max = MAX(*ret_min, *ret_max);
 }
 
 int64_t law_census_level(const struct law *l, int64_t *ret_bound)
 {
+	uint64_t min, max;
+
+	law_census_range(l, &min, &max);
 	if (ret_bound)
-		*ret_bound = clamp(l->max - l->min + 1) / 2;
-	return clamp(l->min) + clamp(l->max - l->min) / 2;
+		*ret_bound = clamp(max - min + 1) / 2;
+	return clamp(min) + clamp(max - min) / 2;
 }
 
 int64_t law_level(const struct law *l, uint64_t births, uint64_t deaths, int64_t *ret_bound)
@@ -172,8 +189,10 @@ int64_t law_level(const struct law *l, uint64_t births, uint64_t deaths, int64_t
 		level = law_census_level(l, &bound);
 		bound += clamp(l->step);
 	} else {
-		level = l->base_min + (l->base_max - l->base_min) / 2 + net(births, deaths);
-		bound = (l->base_max - l->base_min + 1) / 2;
+		int64_t base_max = l->base_max + clamp(l->slack);
+
+		level = l->base_min + (base_max - l->base_min) / 2 + net(births, deaths);
+		bound = (base_max - l->base_min + 1) / 2;
 		if (!law_proven(l))
 			/* Untried counters may be wrong in all that they say. */
 			bound += clamp(l->tested ? l->bound : MAX(l->bound, MAX(b, d)));

@@ -29,10 +29,19 @@ enum law_blind {
 
 /* Zero-initialised is a type of which nothing is known. Read through the functions below. */
 struct law {
-	bool begun;                 /* a census has spoken of it */
-	uint64_t min, max;          /* the last one */
-	uint64_t births, deaths;    /* counters at its instant */
-	int64_t base_min, base_max; /* live - births + deaths, see above */
+	/* The owner's, before the first census. So many objects may lie in a free list of the
+	 * interpreter's own: what goes in there and comes out again is not counted as death and birth.
+	 * And whether all other births and deaths pass sites, because of what the type is, not because
+	 * it looks so: then what censuses say of it may be narrowed by what others have said. */
+	uint64_t slack;
+	bool closed;
+
+	bool begun;              /* a census has spoken of it */
+	uint64_t min, max;       /* the last one */
+	uint64_t births, deaths; /* counters at its instant */
+	/* Bounds of a number from which live - births + deaths is never less, and at most `slack`
+	 * more. */
+	int64_t base_min, base_max;
 
 	/* Proof: what obeyed the law since it was last broken, between censuses of width 0. */
 	bool sharp;                          /* there was one */
@@ -65,7 +74,11 @@ void law_census(struct law *l, uint64_t min, uint64_t max, uint64_t births, uint
  * of the pair of sites stays proven. */
 void law_gap(struct law *l);
 
-/* The level at the last census and how far it may be off. Needs `begun`. */
+/* The level at the last census lies between these: what that census said, narrowed by those before it
+ * where the type is closed and the law has held. Needs `begun`. */
+void law_census_range(const struct law *l, uint64_t *ret_min, uint64_t *ret_max);
+
+/* The middle of that and how far it may be off. Needs `begun`. */
 int64_t law_census_level(const struct law *l, int64_t *ret_bound);
 
 /* The level now that births and deaths are counted, and how far it may be off. Where the counters

@@ -141,7 +141,8 @@ struct named {
 	int64_t tracked, tracked_bound; /* TRACK_UNKNOWN, -1: no census yet */
 	bool flow;                      /* these are known: */
 	uint64_t births, deaths;
-	double birth_rate, death_rate;
+	double birth_rate, death_rate;   /* < 0: not known */
+	double birth_bound, death_bound; /* < 0: not known */
 	enum track_quality quality, rates_quality;
 	const struct target_type *first;
 	bool grows;
@@ -159,6 +160,11 @@ static int by_name(const void *a, const void *b)
 static int64_t add_level(int64_t a, int64_t b)
 {
 	return a == TRACK_UNKNOWN || b == TRACK_UNKNOWN ? TRACK_UNKNOWN : a + b;
+}
+
+static double add_rate(double a, double b)
+{
+	return a < 0 || b < 0 ? -1 : a + b;
 }
 
 static int64_t add_bound(int64_t a, int64_t b)
@@ -212,6 +218,8 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 				.deaths = deaths,
 				.birth_rate = ty->birth_rate,
 				.death_rate = ty->death_rate,
+				.birth_bound = ty->birth_bound,
+				.death_bound = ty->death_bound,
 				.quality = target_type_quality(t, ty),
 				.rates_quality = target_type_rates_quality(t, ty),
 				.first = ty,
@@ -228,8 +236,10 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 		e->flow &= flow;
 		e->births += births;
 		e->deaths += deaths;
-		e->birth_rate += ty->birth_rate;
-		e->death_rate += ty->death_rate;
+		e->birth_rate = add_rate(e->birth_rate, ty->birth_rate);
+		e->death_rate = add_rate(e->death_rate, ty->death_rate);
+		e->birth_bound = add_rate(e->birth_bound, ty->birth_bound);
+		e->death_bound = add_rate(e->death_bound, ty->death_bound);
 		e->quality = MAX(e->quality, target_type_quality(t, ty));
 		e->rates_quality = MAX(e->rates_quality, target_type_rates_quality(t, ty));
 		if (grows) {
@@ -339,6 +349,20 @@ static json_t *coverage_json(const struct target *t)
 		"blind", n[TRACK_BLIND]);
 }
 
+static json_t *budget_json(const struct target *t)
+{
+	const struct governor *g = target_governor(t);
+	double all = governor_cost(g, GOVERNOR_EVERYTHING);
+	char reason[256];
+
+	return json_pack("{s:s, s:b, s:s, s:o, s:o, s:I, s:f}", "scope",
+		governor_scope_name(g->window ? g->settled : g->scope), "window", g->window,
+		"reason", governor_reason(g, reason, sizeof(reason)), "limit_percent",
+		g->config.share > 0 ? json_real(g->config.share * 100) : json_null(),
+		"everything_percent", all < 0 ? json_null() : json_real(all * 100), "windows",
+		(json_int_t)g->windows, "observed_share", target_observed_share(t));
+}
+
 static json_t *build_json(const struct python *py)
 {
 	return json_pack("{s:o, s:s, s:s, s:b}", "path", json_text(py->path), "kind",
@@ -385,11 +409,12 @@ static json_t *target_json(const struct target *t)
 
 	target_reason(t, reason, sizeof(reason));
 	return json_pack(
-		"{s:i, s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:o, s:s, s:I, s:I, s:I, s:o}",
+		"{s:i, s:o, s:o, s:s, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:s, s:I, s:I, s:I, s:o}",
 		"pid", p->id.pid, "comm", json_text(p->comm), "user", json_text(p->user), "python",
 		py->version, "build", build_json(py), "state", target_state(t), "reason",
 		json_text(reason), "overhead_percent",
-		cost < 0 ? json_null() : json_real(cost * 100), "coverage", coverage_json(t),
+		cost < 0 ? json_null() : json_real(cost * 100), "budget", budget_json(t), "coverage",
+		coverage_json(t),
 		"census", census_json(t), "sites", target_sites(t), "dropped",
 		(json_int_t)target_dropped(t), "children_cleaned",
 		(json_int_t)target_totals(t)->children, "rss_bytes",
@@ -475,7 +500,7 @@ static json_t *json_flow(const struct named *e, json_int_t v)
 
 static json_t *json_rate(const struct named *e, double v)
 {
-	return e->flow ? json_real(v) : json_null();
+	return e->flow && v >= 0 ? json_real(v) : json_null();
 }
 
 static void reply_top(struct ask *a, struct target *t, bool fresh)
@@ -498,7 +523,8 @@ static void reply_top(struct ask *a, struct target *t, bool fresh)
 			e->quality = TRACK_EXACT; /* counted in this very census */
 		json_array_append_new(list,
 			json_pack(
-				"{s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:s, s:f, s:i}",
+				"{s:o, s:o, s:o, s:o, s:o, s:s, s:o, s:o, s:o, s:o, s:o, s:o, s:s, "
+				"s:f, s:i}",
 				"type", json_text(e->name), "count", json_level(e->level),
 				"count_bound", json_bound(e->bound), "tracked",
 				json_level(e->tracked), "tracked_bound",
@@ -507,8 +533,11 @@ static void reply_top(struct ask *a, struct target *t, bool fresh)
 				json_flow(e, (json_int_t)e->births), "frees",
 				json_flow(e, (json_int_t)e->deaths), "alloc_rate",
 				json_rate(e, e->birth_rate), "free_rate",
-				json_rate(e, e->death_rate), "rates_quality",
-				track_quality_name(e->rates_quality), "observed_share", 1.0,
+				json_rate(e, e->death_rate), "alloc_rate_bound",
+				json_rate(e, e->birth_bound), "free_rate_bound",
+				json_rate(e, e->death_bound), "rates_quality",
+				track_quality_name(e->rates_quality), "observed_share",
+				target_observed_share(t),
 				"types", e->types));
 	}
 	serve_reply(a->q,

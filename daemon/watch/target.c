@@ -194,6 +194,8 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 		return;
 	}
 	t->censuses++;
+	types_close(t);
+	c->width = 0;
 	for (size_t i = 0; i < r->n_types; i++) {
 		const struct census_type *k = &r->types[i];
 		struct target_type *ty = type_find(t, k->type);
@@ -208,9 +210,9 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 		type_name(t, ty);
 		/* Not in the ones before: there was nothing of it then. */
 		if (!ty->census && t->censuses > 1)
-			type_census(ty, 0, 0, 0, 0, 0);
-		type_census(ty, k->live, min, max, k->births, k->deaths);
-		ty->live_bound = MAX(max - k->live, k->live - min);
+			type_census(ty, 0, 0, 0, 0);
+		type_census(ty, min, max, k->births, k->deaths);
+		c->width += 2 * ty->live_bound;
 		ty->census_serial = t->censuses;
 	}
 	/* Not in this census: none was alive then and none was ever counted until then; what was
@@ -221,10 +223,9 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 		if (ty->census_serial == t->censuses)
 			continue;
 		if (!ty->census && t->censuses > 1)
-			type_census(ty, 0, 0, 0, 0, 0);
-		type_census(ty, 0, 0, 0, outside ? ty->births : ty->law.births,
+			type_census(ty, 0, 0, 0, 0);
+		type_census(ty, 0, 0, outside ? ty->births : ty->law.births,
 			outside ? ty->deaths : ty->law.deaths);
-		ty->live_bound = 0;
 	}
 	t->retry_delay_ms = 0;
 	c->state = TARGET_CENSUS_OK;
@@ -233,7 +234,6 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	c->objects = r->objects;
 	c->way = r->way;
 	c->steps = r->steps;
-	c->width = r->width;
 	c->estimate = r->estimate;
 	/* Samples from counters may have been taken since its instant. */
 	take_sample(t, r->at_ms > t->sampled_ms ? r->at_ms : now_realtime_ms(), true);
@@ -309,6 +309,8 @@ static void start_sample(struct target *t)
 	}
 	if (!target_budget_counts_all(t)) {
 		/* When the next window opens, or in a single hit of those that are attached. */
+		if (t->waiters && target_budget_idle(t) && probe_census_outside(t->pt, OUTSIDE_OBJECTS_MAX) == 0)
+			return;
 		if (t->waiters)
 			target_budget_look(t);
 		if (!t->armed && (probe_target_scope(t->pt) == PROBE_NOTHING || t->waiters ||
@@ -343,6 +345,7 @@ void target_refresh(struct target *t, void (*f)(void *arg, bool ok), void *arg)
 	}
 	*w = (struct waiter){t->readers, f, arg};
 	t->readers = w;
+	target_budget_asked(t);
 	/* One that is under way began too early: target_blocks_done() starts another. */
 	t->read_again = t->blocks.running;
 	if (!t->blocks.running && target_blocks_start(t))

@@ -47,6 +47,7 @@ struct target_type {
 	uint64_t rate_births, rate_deaths; /* where that began: law_births(), law_deaths() */
 	int64_t rate_ms;
 	bool instances; /* its births are known from PROBE_INSTANCES on */
+	bool looked_at_dealloc;
 	uint64_t print; /* by which a class is known again, see types_validate() */
 	struct target_seen {
 		uint64_t births, deaths;    /* counters when everything was attached last */

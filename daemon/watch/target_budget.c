@@ -239,6 +239,16 @@ static void window_opened(struct target *t, uint64_t spend_ns)
 		target_start_census(t);
 }
 
+void target_budget_asked(struct target *t)
+{
+	t->budget.asked_cpu_ns = clock_ns(t->budget.cpu_clock);
+}
+
+bool target_budget_idle(const struct target *t)
+{
+	return clock_ns(t->budget.cpu_clock) == t->budget.asked_cpu_ns;
+}
+
 void target_budget_cut_short(struct target *t)
 {
 	t->budget.given_up_ms = now_realtime_ms() + GIVEN_UP_MS;

@@ -36,6 +36,7 @@ struct target_budget {
 
 	/* Windows: seconds of CPU that the target used for itself in them and that were spent on it,
 	 * sums that fade; see target_budget_rate(). */
+	uint64_t asked_cpu_ns; /* the target's time when somebody asked */
 	unsigned windows;
 	double own, own_cost, own_squares;
 	double own_rate; /* CPU seconds a second, of late; < 0: not known */
@@ -60,6 +61,7 @@ struct target {
 	int pidfd;
 	uint64_t start_stack; /* changes when the process executes another program */
 
+	uint64_t subtype_dealloc; /* see types_close(); 0: not known yet */
 	struct target_type **types; /* live ones, in no special order */
 	size_t n_types, cap_types;
 	struct u64map by_addr; /* type address -> struct target_type */
@@ -102,6 +104,8 @@ struct target_type *type_new(struct target *t, uint64_t addr);
 /* Reads its name, unless that is known. */
 void type_name(struct target *t, struct target_type *ty);
 void types_release(struct target *t);
+/* Finds out of which types every birth and death is counted. */
+void types_close(struct target *t);
 /* Not everything is counted any more: levels rest until the next census. */
 void types_gap(struct target *t);
 /* Forgets classes that have died while nobody saw it. */
@@ -109,8 +113,8 @@ void types_validate(struct target *t);
 /* Reads the counters of all types; forgets those that have died. */
 int read_counters(struct target *t);
 /* What a census says of a type: between min and max were alive. */
-void type_census(struct target_type *ty, uint64_t live, uint64_t min, uint64_t max, uint64_t births,
-	uint64_t deaths);
+void type_census(
+	struct target_type *ty, uint64_t min, uint64_t max, uint64_t births, uint64_t deaths);
 /* The last sample is the last census itself. */
 bool at_census(const struct target *t);
 
@@ -135,6 +139,9 @@ void target_budget_release(struct target *t);
 void target_budget_look(struct target *t);
 /* With each sample. */
 void target_budget_sampled(struct target *t);
+/* Somebody asks for a census. And whether the target has done nothing since. */
+void target_budget_asked(struct target *t);
+bool target_budget_idle(const struct target *t);
 /* A census in a window was not done when that ended. */
 void target_budget_cut_short(struct target *t);
 /* Every birth and death is counted, for good as far as one can tell; else in windows at the most. */

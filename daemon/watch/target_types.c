@@ -10,6 +10,39 @@
 
 /* ---- types --------------------------------------------------------------------------------- */
 
+static void type_law_reset(struct target_type *ty)
+{
+	bool listed = !strcmp(ty->info.name, "list") || !strcmp(ty->info.name, "dict");
+
+	/* They are born in allocators and die in PyObject_GC_Del(), but for their free lists. */
+	ty->law = (struct law){.slack = listed ? FREE_LIST : 0, .closed = listed};
+	ty->looked_at_dealloc = false;
+}
+
+/*
+ * Instances of what a class statement has made are born by tp_alloc and die in subtype_dealloc(),
+ * which frees them by tp_free: always sites (Objects/typeobject.c). That local function stands in
+ * tp_dealloc of such a type, one of which every Python has.
+ */
+void types_close(struct target *t)
+{
+	for (size_t i = 0; !t->subtype_dealloc && i < t->n_types; i++)
+		if (!strcmp(t->types[i]->info.name, "_frozen_importlib.ModuleSpec") &&
+			mem_read_u64(t->py->id.pid, t->types[i]->addr + OFF_TP_DEALLOC,
+				&t->subtype_dealloc))
+			t->subtype_dealloc = 0;
+	for (size_t i = 0; t->subtype_dealloc && i < t->n_types; i++) {
+		struct target_type *ty = t->types[i];
+		uint64_t dealloc;
+
+		if (ty->looked_at_dealloc || !ty->info.heap || !(ty->info.flags & TPFLAGS_HAVE_GC))
+			continue;
+		ty->looked_at_dealloc = true;
+		ty->law.closed = !mem_read_u64(t->py->id.pid, ty->addr + OFF_TP_DEALLOC, &dealloc) &&
+				 dealloc == t->subtype_dealloc;
+	}
+}
+
 static void type_drop(struct target *t, size_t i)
 {
 	struct target_type *ty = t->types[i];
@@ -113,6 +146,7 @@ void type_name(struct target *t, struct target_type *ty)
 	ty->named = true;
 	ty->always_tracked = always_tracked(t, &ty->info);
 	ty->print = print_of(t, ty->addr);
+	type_law_reset(ty);
 	ty->track = track_type_get(t->track, ty->serial, ty->info.name);
 }
 
@@ -194,7 +228,6 @@ int read_counters(struct target *t)
 				ty->track = NULL;
 				ty->named = ty->census = false;
 				ty->blocks.known = ty->blocks.asked = false;
-				ty->law = (struct law){0};
 			}
 		}
 		type_name(t, ty);
@@ -207,13 +240,16 @@ int read_counters(struct target *t)
 
 /* ---- quality ------------------------------------------------------------------------------- */
 
-void type_census(struct target_type *ty, uint64_t live, uint64_t min, uint64_t max, uint64_t births,
-	uint64_t deaths)
+void type_census(
+	struct target_type *ty, uint64_t min, uint64_t max, uint64_t births, uint64_t deaths)
 {
 	ty->census = true;
-	ty->live = live;
-	if (ty->always_tracked)
+	if (ty->always_tracked) {
 		law_census(&ty->law, min, max, births, deaths);
+		law_census_range(&ty->law, &min, &max);
+	}
+	ty->live = min + (max - min) / 2;
+	ty->live_bound = max - ty->live;
 }
 
 bool at_census(const struct target *t)

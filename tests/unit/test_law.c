@@ -6,6 +6,7 @@
 #include <setjmp.h>
 #include <cmocka.h>
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "daemon/track/law.h"
@@ -317,6 +318,67 @@ static void test_intervals(void **state)
 	assert_int_equal(b, 10);
 }
 
+/* Censuses of many widths, of which each speaks for those after it. *ret_width: of the last one. */
+static void narrow(struct world *w, unsigned hidden, uint64_t *ret_width)
+{
+	uint64_t in_list = 0, min, max;
+
+	srand(1);
+	for (int i = 0; i < 300; i++) {
+		uint64_t born = 100 + (uint64_t)rand() % 400, died = (uint64_t)rand() % 500;
+		uint64_t give = (uint64_t)rand() % 50, take = (uint64_t)rand() % 50;
+		uint64_t under = (uint64_t)rand() % 2000, over = (uint64_t)rand() % 2000;
+
+		died = MIN(died, w->live);
+		/* A free list hides deaths until it is full and births until it is empty. */
+		take = MIN(take, in_list);
+		in_list -= take;
+		give = MIN(give, MIN(hidden - in_list, died));
+		in_list += give;
+		window(w, born, died, born - take, died - give);
+		under = MIN(under, w->live);
+		law_census(&w->l, w->live - under, w->live + over, w->births, w->deaths);
+		law_census_range(&w->l, &min, &max);
+		assert_true(min <= w->live && w->live <= max);
+		assert_true(min >= w->live - under && max <= w->live + over);
+	}
+	*ret_width = max - min;
+}
+
+static void test_narrowed(void **state)
+{
+	struct world w = {.live = 100000}, listed = {.live = 100000}, open = {.live = 100000};
+	uint64_t width, min, max;
+
+	w.l.closed = true;
+	narrow(&w, 0, &width);
+	assert_in_range(width, 0, 60);
+	listed.l.closed = true;
+	listed.l.slack = 80;
+	narrow(&listed, 80, &width);
+	assert_in_range(width, 1, 80 + 60);
+	assert_false(law_proven(&listed.l));
+
+	/* Of another type nobody can say that all is counted. */
+	narrow(&open, 0, &width);
+	law_census(&open.l, 1000, 9000, open.births, open.deaths);
+	law_census_range(&open.l, &min, &max);
+	assert_int_equal(min, 1000);
+	assert_int_equal(max, 9000);
+
+	/* When the law is broken only the last census speaks. */
+	law_census(&w.l, 1000, 9000, w.births, w.deaths);
+	law_census_range(&w.l, &min, &max);
+	assert_int_equal(min, 1000);
+	assert_int_equal(max, 9000);
+	/* Nor does what was before a gap. */
+	law_gap(&listed.l);
+	law_census(&listed.l, 90000, 200000, listed.births, listed.deaths);
+	law_census_range(&listed.l, &min, &max);
+	assert_int_equal(min, 90000);
+	assert_int_equal(max, 200000);
+}
+
 /* Numbers out of a target that lies. */
 static void test_absurd(void **state)
 {
@@ -333,6 +395,8 @@ static void test_absurd(void **state)
 				assert_true(b >= 0);
 				law_census_level(&l, &b);
 				assert_true(b >= 0);
+				l.closed = true;
+				l.slack = v[k];
 			}
 	/* Counters that went back: another type, of which nothing is known yet. */
 	l = (struct law){0};
@@ -357,6 +421,7 @@ int main(void)
 		cmocka_unit_test(test_free_list),
 		cmocka_unit_test(test_bound_shrinks),
 		cmocka_unit_test(test_intervals),
+		cmocka_unit_test(test_narrowed),
 		cmocka_unit_test(test_absurd),
 	};
 
