@@ -14,7 +14,7 @@
 #define FITS          0.9 /* of the share: goes on */
 #define FITS_AGAIN    0.7 /* of the share: may be attached for good */
 #define WINDOW_PART   4   /* a window takes this part of what ten seconds allow */
-#define WINDOW_MAX_NS UINT64_C(30000000)
+#define WINDOW_MAX_NS UINT64_C(10000000) /* what happens in a window is that much slower */
 #define LET_GO_NS     UINT64_C(15000000) /* from the event until the last breakpoint is gone */
 #define USEFUL_NS     UINT64_C(1000000)  /* a window of less shows nothing */
 #define NEWS_NS       UINT64_C(1000000)
@@ -100,9 +100,11 @@ double governor_cost(const struct governor *g, enum governor_scope s)
 
 double governor_spending(const struct governor *g)
 {
-	double used = ten_seconds(g, g->used);
+	double spent = ten_seconds(g, g->spent);
+	/* What a hit costs is not known well enough to tell more than fifty times. */
+	double used = MAX(ten_seconds(g, g->used), spent / 50);
 
-	return used > 0 ? ten_seconds(g, g->spent) / used : -1;
+	return used > 0 ? spent / used : -1;
 }
 
 /* What will be spent from the order to let go of a scope until that is done: of that time as much is
@@ -262,7 +264,7 @@ static struct governor_order decide(struct governor *g, const struct governor_lo
 		move_to(g, GOVERNOR_EVERYTHING);
 		g->window = false;
 		return (struct governor_order){
-			GOVERNOR_EVERYTHING, false, UINT64_MAX, LOOK_CALM_NS};
+			GOVERNOR_EVERYTHING, false, UINT64_MAX, LOOK_NS};
 	}
 	may = allowance(g, l->wanted);
 	part = (uint64_t)(g->config.share * ten_seconds(g, g->used)) / WINDOW_PART;

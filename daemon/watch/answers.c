@@ -375,7 +375,8 @@ static void target_reason(const struct target *t, char *buf, size_t n)
 	const struct proc_info *p = target_info(t);
 	uint64_t delay_ns = target_totals(t)->children_delay_ns;
 	int interpreters = python_interpreters(target_python(t));
-	char forks[160] = "", more[256] = "";
+	const struct governor *g = target_governor(t);
+	char forks[160] = "", more[256] = "", budget[256] = "";
 
 	if (interpreters > 1)
 		snprintf(more, sizeof(more),
@@ -388,7 +389,10 @@ static void target_reason(const struct target *t, char *buf, size_t n)
 			"; forks so often that its children run slower for up to %.1f s, until the "
 			"breakpoints they inherit are taken out",
 			(double)delay_ns / 1e9);
-	snprintf(buf, n, "%s%s%s%s%s%s%s%s", target_census(t)->reason, more, forks,
+	if ((g->window ? g->settled : g->scope) != GOVERNOR_EVERYTHING)
+		governor_reason(g, budget, sizeof(budget));
+	snprintf(buf, n, "%s%s%s%s%s%s%s%s%s%s", target_census(t)->reason,
+		budget[0] ? "; " : "", budget, more, forks,
 		target_blocks_reason(t)[0] ? "; " : "", target_blocks_reason(t),
 		target_dropped(t) ? "; events were lost, no verdicts are given" : "",
 		p->seccomp_mode == 2

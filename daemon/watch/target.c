@@ -119,9 +119,20 @@ static void sample_without_census(struct target *t)
 	answer_waiters(t, !all && t->waiters && now_realtime_ms() - t->blocks.all_ms < FRESH_MS);
 }
 
+void target_census_left_out(struct target *t)
+{
+	if (t->census.state == TARGET_CENSUS_NO_RINGS)
+		return;
+	t->census.state = TARGET_CENSUS_MISSED;
+	snprintf(t->census.reason, sizeof(t->census.reason),
+		"no census: to walk its heap would cost more than budget.cpu allows at a time; "
+		"levels are estimates, read from its memory");
+}
+
 void target_census_cut_short(struct target *t)
 {
 	target_budget_cut_short(t);
+	target_census_left_out(t);
 	sample_without_census(t);
 }
 
@@ -170,6 +181,7 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 			    (int64_t)((double)r->cost_ns / 1e6 / t->o.config->budget_cpu);
 	if (r->status == CENSUS_TOO_LARGE && !target_budget_counts_all(t)) {
 		target_budget_cut_short(t); /* it was one step or nothing */
+		target_census_left_out(t);
 	} else if (r->status == CENSUS_TOO_LARGE || r->status == CENSUS_RESTARTS) {
 		t->retry_delay_ms = t->retry_delay_ms
 					    ? MIN(2 * t->retry_delay_ms, TOO_LARGE_RETRY_MAX)

@@ -150,7 +150,7 @@ static void take_over_all(struct target *t, const struct blocks_reading *b)
 	t->blocks.all_ms = now_realtime_ms();
 	if (!news)
 		return;
-	t->blocks.next_ns = 0;
+	t->blocks.took_ns = 0; /* do not wait as long as that cost */
 	t->read_again = t->read_again || t->readers;
 }
 

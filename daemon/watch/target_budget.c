@@ -13,6 +13,9 @@
 
 #define MOVE_NS        UINT64_C(300000) /* of the target's time, beside hits: bench/overhead */
 #define DAEMON_SHARE   0.0025           /* of one CPU, for the windows of all targets together */
+/* So many growth.intervals between two windows. What a target does in one of some ten milliseconds takes
+ * longer: with the default of 10 s those are fewer than one request in a thousand. */
+#define WINDOW_INTERVALS 6
 #define NODE_NS        50               /* what a census takes for an object until that is known */
 #define GIVEN_UP_MS    (10 * 60 * 1000LL)
 #define VALIDATE_NS    UINT64_C(10000000000)
@@ -95,8 +98,8 @@ static void seen_end(struct target *t)
 
 /*
  * A ratio estimate: what was seen per CPU second that the target used for itself, times those per
- * second now. Two standard errors, from how much the windows differ (a single one is no better than
- * its count); and what hits cost is known to COST_DOUBT only, so what the target used for itself
+ * second now. Two standard errors, from how much the windows differ (no better than the count of what
+ * was seen); and what hits cost is known to COST_DOUBT only, so what the target used for itself
  * is not known better either.
  */
 double target_budget_rate(
@@ -107,14 +110,13 @@ double target_budget_rate(
 	double rate, var, doubt;
 
 	*ret_bound = -1;
-	if (b->own <= 0 || b->own_cost > COST_SHARE_MAX * b->own || b->own_rate < 0)
+	if (b->windows < WINDOWS_FEW || b->own <= 0 || b->own_cost > COST_SHARE_MAX * b->own || b->own_rate < 0)
 		return -1;
 	rate = s->n[deaths] / b->own;
 	var = s->nn[deaths] - 2 * rate * s->nc[deaths] + rate * rate * b->own_squares;
 	var = MAX(var, s->n[deaths] + 1) / (b->own * b->own);
 	doubt = rate * COST_DOUBT * b->own_cost / b->own;
-	if (b->windows >= WINDOWS_FEW)
-		*ret_bound = (2 * sqrt(var) + doubt) * b->own_rate;
+	*ret_bound = (2 * sqrt(var) + doubt) * b->own_rate;
 	return rate * b->own_rate;
 }
 
@@ -216,7 +218,7 @@ static struct governor_look look_now(const struct target *t)
 	struct governor_look l = {.now_ns = now_monotonic_ns(),
 		.cpu_ns = clock_ns(b->cpu_clock),
 		.spent_ns = probe_target_spent_ns(t->pt),
-		.rest_ns = MAX(t->o.config->growth_interval_ns,
+		.rest_ns = MAX(WINDOW_INTERVALS * t->o.config->growth_interval_ns,
 			(uint64_t)((double)b->window_cpu_ns * (double)*t->o.n_targets /
 				   DAEMON_SHARE)),
 		.wanted = t->waiters != NULL};
@@ -233,10 +235,12 @@ static void window_opened(struct target *t, uint64_t spend_ns)
 				   : NODE_NS;
 	uint64_t walk_ns = t->census.objects * MAX(node_ns, (uint64_t)1);
 
-	if (now_realtime_ms() < t->budget.given_up_ms && !t->waiters)
-		return;
-	if (walk_ns <= t->o.config->budget_pause_ns || 2 * walk_ns <= spend_ns / 2)
+	bool fits = walk_ns <= t->o.config->budget_pause_ns || 2 * walk_ns <= spend_ns / 2;
+
+	if (fits && (now_realtime_ms() >= t->budget.given_up_ms || t->waiters))
 		target_start_census(t);
+	else
+		target_census_left_out(t);
 }
 
 void target_budget_asked(struct target *t)

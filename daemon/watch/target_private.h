@@ -158,6 +158,8 @@ double target_budget_rate(const struct target *t, const struct target_type *ty, 
 
 /* Arms a census if there can be one. */
 bool target_start_census(struct target *t);
+/* There is none in a window, because it would not fit into that. */
+void target_census_left_out(struct target *t);
 /* It will not be answered: there are not enough probes for it any more. */
 void target_census_cut_short(struct target *t);
 

@@ -86,6 +86,7 @@ struct target_type *type_new(struct target *t, uint64_t addr)
 	if (!ty)
 		return NULL;
 	ty->addr = addr;
+	ty->birth_rate = ty->death_rate = ty->birth_bound = ty->death_bound = -1;
 	ty->serial = ++t->serial;
 	if (u64map_put(&t->by_addr, addr, (uint64_t)(uintptr_t)ty)) {
 		free(ty);

@@ -86,7 +86,7 @@ class Daemon:
     """pyleakd with a folder of its own for its socket and state."""
 
     DEFAULTS = {"growth": {"interval": "500ms", "warmup": "0s", "window": "5s", "min_objects": 100},
-                "budget": {"pause": "20ms"}}
+                "budget": {"pause": "20ms", "cpu": "unlimited"}}  # every hit: see test_budget
 
     def __init__(self, test, *pids, config=None, args=(), wait=True, **popen):
         self.test = test

@@ -246,7 +246,7 @@ while True:
             t.hear()
         d = harness.Daemon(self, config={
             "growth": {"interval": "2s", "warmup": "0s", "window": "20s"},
-            "budget": {"pause": "20ms"},
+            "budget": {"pause": "20ms", "cpu": "unlimited"},
             "targets": [{"match": {"cmdline": "*crowd.py*"}, "watch": True}]})
         watched = {x["pid"] for x in d.wait_for(
             lambda: len(d.ask("status")["targets"]) == self.ROOM and d.ask("status")["targets"])}

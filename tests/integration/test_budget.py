@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: MIT
+"""budget.cpu holds, and what is told under it is right or says how wrong it may be."""
+
+import signal
+import time
+import unittest
+
+import harness
+
+# Makes objects as fast as it can between "go" and "stop", and holds what "hold" says.
+BUSY = r"""
+import threading
+class A: pass
+class Held:
+    __slots__ = ('x', '__weakref__')
+class Row:
+    def __init__(self, i): self.i = i; self.l = [i]
+class Leaked: pass
+held, leaked = [], []
+going = False; rate = 0; leak = 0
+def run():
+    while True:
+        while going:
+            for _ in range(20000): A()
+            if leak: leaked.extend([Leaked() for _ in range(leak)])
+        time.sleep(0.001)
+threading.Thread(target=run, daemon=True).start()
+say('up')
+while True:
+    w = hear().split()
+    if not w: break
+    if w[0] == 'hold':
+        held.extend(Held() for _ in range(int(w[1])))
+        held.extend(Row(i) for i in range(int(w[1]) // 2))
+    if w[0] == 'go': going = True
+    if w[0] == 'leak': leak = int(w[1]); going = True
+    if w[0] == 'stop': going = False; time.sleep(0.1)
+    say({'Held': sum(type(o) is Held for o in held), 'Row': sum(type(o) is Row for o in held),
+         'Leaked': len(leaked), 'cpu': time.process_time()})
+"""
+
+CONFIG = {"growth": {"interval": "500ms", "warmup": "0s", "window": "6s", "min_objects": 500},
+          "budget": {"cpu": "1%", "pause": "5ms"}}
+
+
+class Budget(harness.RootTest):
+    def start(self, hold, code=BUSY, config=None, python=harness.SYSTEM_PYTHON):
+        self.t = harness.Target(self, code, python)
+        self.t.hear()
+        self.t.ask(f"hold {hold}")
+        self.d = harness.Daemon(self, self.t.pid, config=config or CONFIG)
+
+    def budget(self):
+        return self.d.ask("status")["targets"][0]["budget"]
+
+    def overhead(self):
+        return self.d.ask("status")["targets"][0]["overhead_percent"]
+
+    def test_storm(self):
+        """From idle to ten million objects a second: windows only, and within 1.5 times the budget."""
+        self.start(2000)
+        time.sleep(2)
+        self.assertEqual(self.budget()["scope"], "everything")
+        self.t.ask("go")
+        self.d.wait_for(lambda: self.budget()["scope"] != "everything")
+        time.sleep(12)
+        self.assertLessEqual(self.overhead(), 1.5)
+        b = self.budget()
+        self.assertGreater(b["windows"], 1)
+        self.assertLess(b["observed_share"], 0.5)
+        self.assertIn("short windows", b["reason"])
+        # Levels are those of a census all the same.
+        top = self.d.top(self.t.pid, "--fresh")
+        for name, n in (("Held", 2000), ("Row", 1000)):
+            row = top["__main__." + name]
+            self.assertEqual((row["tracked"], row["tracked_bound"], row["count"], row["quality"]),
+                             (n, 0, n, "exact"), row)
+        # And when it is over everything is attached again.
+        self.t.ask("stop")
+        self.d.wait_for(lambda: self.budget()["scope"] == "everything")
+
+    def test_heap_too_large_for_a_window(self):
+        """Levels are read from its memory then, of classes, too, that nobody has made since."""
+        for python in harness.interpreters().values():
+            with self.subTest(python=python):
+                self.start(200000, python=python)
+                self.t.ask("go")
+                self.d.wait_for(lambda: self.budget()["scope"] != "everything")
+                top = self.d.wait_for(
+                    lambda: (lambda x: x.get("__main__.Held", {}).get("count") is not None and x)(
+                        self.d.top(self.t.pid, "--fresh")))
+                truth = self.t.ask("stop")
+                for name in ("Held", "Row"):
+                    row = top["__main__." + name]
+                    if row["quality"] == "estimate":
+                        self.assertLessEqual(abs(row["count"] - truth[name]),
+                                             row["count_bound"], row)
+                        self.assertLessEqual(row["count_bound"], truth[name] / 50 + 64)
+                    else:
+                        self.assertEqual(row["count"], truth[name])
+                    self.assertIsNone(row["alloc_rate"])
+                self.d.end()
+                self.t.end()
+
+    def test_leak_in_a_storm(self):
+        self.start(1000)
+        self.t.ask("leak 5")
+        found = self.d.wait_for(
+            lambda: [s for s in self.d.ask("suspects", self.t.pid)["suspects"]
+                     if s["type"] == "__main__.Leaked" and s["verdict"] == "leak"], 60, "verdict")
+        self.assertGreater(found[0]["delta"], 500)
+        self.assertFalse([s for s in self.d.ask("suspects", self.t.pid)["suspects"]
+                          if s["type"] in ("__main__.Held", "__main__.Row", "__main__.A")])
+
+    def test_unlimited(self):
+        self.start(1000, config=dict(CONFIG, budget={"cpu": "unlimited"}))
+        self.t.ask("go")
+        time.sleep(3)
+        b = self.budget()
+        self.assertEqual((b["scope"], b["limit_percent"], b["windows"]), ("everything", None, 0))
+        self.assertGreater(self.overhead(), 20)
+        self.assertGreater(self.d.top(self.t.pid)["__main__.A"]["observed_share"], 0.999)
+        # A reload that sets a budget is obeyed at once.
+        with open(self.d.config, "w", encoding="utf-8") as f:
+            f.write("growth: {interval: 500ms, warmup: 0s}\nbudget: {cpu: 1%}\n")
+        self.d.process.send_signal(signal.SIGHUP)
+        self.d.wait_for(lambda: self.budget()["scope"] != "everything")
+
+    def test_rates(self):
+        """From windows: as many as there are, within the bound; and a bound that says something."""
+        self.start(0, code=r"""
+class A: pass
+class B: pass
+def work():
+    for _ in range(60): A()
+    for _ in range(6): B()
+    x = 0
+    for i in range(20000): x += i & 7
+say('up'); hear(); say('held')
+import threading
+n = 0
+def run():
+    global n
+    while True: work(); n += 1
+threading.Thread(target=run, daemon=True).start()
+while hear(): say([n, time.monotonic()])
+""")
+        self.d.wait_for(lambda: self.budget()["windows"] >= 6 and
+                        self.d.top(self.t.pid)["__main__.B"]["alloc_rate"] is not None)
+        n, at = self.t.ask("tell")
+        time.sleep(5)
+        rows = self.d.top(self.t.pid)
+        n2, at2 = self.t.ask("tell")
+        truth = (n2 - n) / (at2 - at)
+        self.assertNotEqual(self.budget()["scope"], "everything")
+        for name, each in (("A", 60), ("B", 6)):
+            row = rows["__main__." + name]
+            self.assertEqual(row["rates_quality"], "estimate")
+            for rate in ("alloc_rate", "free_rate"):
+                self.assertLess(row[rate + "_bound"], 0.6 * row[rate], row)
+                # Two standard errors: twice that is hardly ever missed.
+                self.assertLess(abs(row[rate] - each * truth), 2 * row[rate + "_bound"],
+                                (row, truth))
+
+
+if __name__ == "__main__":
+    unittest.main()
