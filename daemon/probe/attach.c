@@ -5,6 +5,8 @@
 #include "daemon/probe/probe_private.h"
 #include "daemon/python/mem.h"
 
+#define COUNTS_FIRST 4096U /* most programs have fewer types; counts_grow() makes room for more */
+
 /*
  * Functions that no symbol names but that stand in tp_alloc of built-in types: from 3.11 on dict has
  * _PyType_AllocNoTrack there. Read from the living process, because in a shared library the slot
@@ -80,7 +82,8 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 			r == -ESRCH ? "" : strerror(-r));
 		goto fail;
 	}
-	t->counts = slot_counts(p, slot, p->max_types);
+	t->counts_max = MIN(COUNTS_FIRST, p->max_types);
+	t->counts = slot_counts(p, slot, t->counts_max);
 	if (t->counts < 0) {
 		r = err_set(err, t->counts, "pid %d: no map for its counters: %s", py->id.pid,
 			strerror(-t->counts));

@@ -16,8 +16,8 @@
 #include "daemon/probe/calibrate.h"
 #include "daemon/probe/probe_private.h"
 
-#define DEFAULT_TARGETS 64
-#define DEFAULT_TYPES   16384
+#define DEFAULT_TARGETS PYLEAK_MAX_TARGETS
+#define DEFAULT_TYPES   65536
 
 /* ---- errors ---- */
 
@@ -76,15 +76,28 @@ int probe_refused(const struct probe *p, struct err *err, const char *what)
 /* The slot's hash, made and hung into the outer map. */
 int slot_counts(struct probe *p, uint32_t slot, unsigned types)
 {
-	LIBBPF_OPTS(bpf_map_create_opts, o, .map_flags = BPF_F_NO_PREALLOC);
-	_cleanup_close_ int fd = bpf_map_create(BPF_MAP_TYPE_HASH, "pyleak_counts", sizeof(__u64),
-		sizeof(struct pyleak_count), types, &o);
+	_cleanup_close_ int fd = counts_map(types);
+	int r;
 
 	if (fd < 0)
 		return fd;
-	if (bpf_map_update_elem(bpf_map__fd(p->bpf->maps.counts_of), &slot, &fd, BPF_ANY))
+	r = slot_hang(p, slot, fd);
+	return r ? r : TAKE_FD(fd);
+}
+
+int counts_map(unsigned types)
+{
+	LIBBPF_OPTS(bpf_map_create_opts, o, .map_flags = BPF_F_NO_PREALLOC);
+
+	return bpf_map_create(BPF_MAP_TYPE_HASH, "pyleak_counts", sizeof(__u64),
+		sizeof(struct pyleak_count), types, &o);
+}
+
+int slot_hang(struct probe *p, uint32_t slot, int counts)
+{
+	if (bpf_map_update_elem(bpf_map__fd(p->bpf->maps.counts_of), &slot, &counts, BPF_ANY))
 		return -errno;
-	return TAKE_FD(fd);
+	return 0;
 }
 
 /* Who is to be counted in this slot, see struct pyleak_target. Does not switch it on. */

@@ -22,9 +22,9 @@ struct probe;
 struct probe_target;
 
 struct probe_options {
-	unsigned max_targets; /* slots; default 64 when 0, at most PYLEAK_MAX_TARGETS */
-	unsigned max_types;   /* counters a target; default 16384 when 0, at most PYLEAK_MAX_TYPES.
-			       * Memory is taken as types turn up: some 130 bytes each. */
+	unsigned max_targets; /* slots; default and at most PYLEAK_MAX_TARGETS */
+	unsigned max_types;   /* counters a target; default 65536 when 0, at most PYLEAK_MAX_TYPES.
+			       * Memory is taken as types turn up: some 150 bytes each. */
 	bool perf; /* perf uprobes even where there are uprobe_multi links; so does PYLEAK_FORCE_PERF=1
 		    * in the environment, for tests */
 };
@@ -206,6 +206,7 @@ struct probe_count {
 struct probe_totals {
 	uint64_t hits;    /* probe hits of this target */
 	uint64_t dropped; /* events not counted because a table was full: data is lossy */
+	bool gap; /* a few hits since the last read may not be counted: the table has grown */
 	uint64_t run_ns; /* time spent in our programs for this target, estimate: hits x cost a hit,
 			 * and for cleaning its children */
 	uint64_t children; /* processes that inherited its breakpoints and were freed of them */

@@ -66,6 +66,7 @@ struct probe_target {
 	bool has_rings; /* and they are all there is to walk */
 	uint32_t slot;
 	int counts; /* map: type -> struct pyleak_count */
+	unsigned counts_max; /* entries it has room for */
 	enum probe_scope scope;
 	struct links links[PYLEAK_N_GROUPS];
 	bool no_follow;
@@ -117,6 +118,9 @@ int probe_refused(const struct probe *p, struct err *err, const char *what);
 
 /* The slot's hash, made and hung into the outer map: a descriptor of the caller's. */
 int slot_counts(struct probe *p, uint32_t slot, unsigned types);
+/* The two halves of that. A map for so many types, a descriptor of the caller's; and hung in. */
+int counts_map(unsigned types);
+int slot_hang(struct probe *p, uint32_t slot, int counts);
 /* Who is to be counted in this slot, see struct pyleak_target. Does not switch it on. */
 int slot_identity(struct probe *p, uint32_t slot, pid_t pid, uint32_t *ret_tgid);
 /* From here on its hits count: all sites at the same instant. */

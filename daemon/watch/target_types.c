@@ -5,7 +5,7 @@
 #include "daemon/util/log.h"
 #include "daemon/watch/target_private.h"
 
-#define TYPES_MAX 16384
+#define TYPES_MAX 65536
 #define FREE_LIST 80 /* of lists and dicts: listobject.c, dictobject.c; most are shorter */
 
 /* ---- types --------------------------------------------------------------------------------- */
@@ -183,6 +183,8 @@ int read_counters(struct target *t)
 	r = probe_target_read(t->pt, &c, &n, &t->totals);
 	if (r)
 		return r;
+	if (t->totals.gap)
+		types_gap(t);
 	/* Obituaries first: the address may have been used again already. */
 	for (size_t i = 0; i < n; i++) {
 		struct target_type *ty = c[i].gone ? type_find(t, c[i].type) : NULL;
