@@ -34,7 +34,7 @@ sys.path[:0] = [os.path.join(HERE, "../tests/matrix")]
 import builds  # noqa: E402
 
 PYTHON = "/usr/bin/python3"
-LONG, SHORT = 10.0, 2.0  # seconds of a stretch
+LONG, POLL, SHORT = 6.0, 10.0, 1.2  # seconds of a stretch
 CONNECTIONS = 4
 SERVERS = ("http", "echo")
 LOADS = ("json", "storm", "http", "echo", "numbers", "idle")
@@ -45,7 +45,7 @@ TITLES = {"json": "JSON and dataclasses", "storm": "allocation storm, `A()` in a
 # name: (title, seconds, how, what it is compared with)
 WAYS = {
     "default": ("pyleak, default (1 %)", LONG, "daemon", "bare"),
-    "objgraph": ("objgraph.growth() every 10 s", LONG, "process", "bare"),
+    "objgraph": ("objgraph.growth() every 10 s", POLL, "process", "bare"),
     "five": ("pyleak, budget.cpu 5 %", SHORT, "daemon", "bare-short"),
     "unlimited": ("pyleak, unlimited: every birth and death", SHORT, "daemon", "bare-short"),
     "bpftrace": ("bpftrace, same sites, counts per type", SHORT, "bpftrace", "bare-short"),

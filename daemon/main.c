@@ -4,6 +4,7 @@
  * loop. No logic of its own.
  */
 #include <getopt.h>
+#include <malloc.h>
 #include <signal.h>
 #include <string.h>
 #include <systemd/sd-daemon.h>
@@ -339,6 +340,8 @@ int main(int argc, char **argv)
 	struct daemon d = {0};
 	int r;
 
+	mallopt(M_ARENA_MAX, 1);             /* threads wait more than they work */
+	mallopt(M_MMAP_THRESHOLD, 64 << 10); /* what is large is for a moment: give it back */
 	log_open("pyleakd", LOG_INFO);
 	r = parse_options(argc, argv, &d.o);
 	if (r >= 0)

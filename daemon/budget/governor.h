@@ -26,7 +26,7 @@
 #include <stdint.h>
 
 #define GOVERNOR_SLICES   40                /* of a quarter of a second */
-#define GOVERNOR_FLOOR_NS UINT64_C(2000000) /* in 10 s, of a target that does nothing */
+#define GOVERNOR_FLOOR_NS UINT64_C(4000000)  /* in 10 s, of a target that does nothing */
 #define GOVERNOR_ASKED_NS UINT64_C(10000000) /* in 10 s, where somebody waits for an answer */
 
 enum governor_scope {

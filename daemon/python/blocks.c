@@ -188,8 +188,7 @@ struct blocks_reading {
 	bool cancelled;
 	uint64_t max_bytes, bytes, addresses, took_ns;
 	uint64_t flags[BLOCKS_STRETCH / PAGE]; /* of the stretch's pages */
-	uint8_t stretch[BLOCKS_STRETCH];
-	uint64_t found[BLOCKS_FOUND_MAX];
+	uint8_t *stretch; /* there while it runs: many may wait for their turn */
 };
 
 /* Reads the pages of n bytes from at on that are there, into `to`. 1; 0: none is; or an error. */
@@ -285,7 +284,10 @@ int blocks_run(struct blocks_reading *r)
 	uint64_t start_ns = now_monotonic_ns();
 	int e;
 
-	e = proc_maps_read(r->id.pid, &maps, NULL);
+	r->stretch = malloc(BLOCKS_STRETCH);
+	r->b.found = calloc(BLOCKS_FOUND_MAX, sizeof(r->b.found[0]));
+	r->b.max_found = BLOCKS_FOUND_MAX;
+	e = r->stretch && r->b.found ? proc_maps_read(r->id.pid, &maps, NULL) : -ENOMEM;
 	if (!e)
 		e = read_all(r, &maps);
 	if (!e && !r->b.pools) { /* PYTHONMALLOC=malloc: once more, with malloc's small blocks */
@@ -294,6 +296,8 @@ int blocks_run(struct blocks_reading *r)
 	}
 	if (!e && !proc_id_alive(&r->id))
 		e = -ESRCH;
+	freep(&r->stretch);
+	r->stretch = NULL;
 	r->took_ns = now_monotonic_ns() - start_ns;
 	return e;
 }
@@ -312,7 +316,7 @@ const struct blocks_type *blocks_types(const struct blocks_reading *r, size_t *r
 const uint64_t *blocks_found(const struct blocks_reading *r, size_t *ret_n)
 {
 	*ret_n = r->b.n_found;
-	return r->found;
+	return r->b.found;
 }
 
 struct blocks_stats blocks_stats(const struct blocks_reading *r)
@@ -334,8 +338,6 @@ static int prepare(
 	memcpy(r->types, v, n * sizeof(*v));
 	r->n_types = n;
 	b->types = r->types;
-	b->found = r->found;
-	b->max_found = BLOCKS_FOUND_MAX;
 	b->low = UINT64_MAX;
 	b->pool_bytes = p->minor >= 10 ? 16384 : 4096;
 	b->wide_flags = p->minor >= 14;
@@ -383,6 +385,8 @@ void blocks_free(struct blocks_reading *r)
 		return;
 	u64map_release(&r->b.index);
 	closep(&r->pagemap);
+	free(r->stretch);
+	free(r->b.found);
 	free(r->types);
 	free(r);
 }

@@ -43,6 +43,11 @@ struct elf_image {
 	size_t n_loads;
 	struct symtab dynsym, symtab; /* n == 0: none */
 	char build_id[BUILD_ID_HEX_MAX];
+
+	/* Of an image that is shared: what file it was, and how many have it. */
+	struct stat st;
+	unsigned shares;
+	struct elf_image *next;
 };
 
 static int load_block(const struct elf_image *e, uint64_t block)
@@ -326,10 +331,52 @@ int elf_image_open(int fd, struct err *err, struct elf_image **ret)
 	return 0;
 }
 
+static struct elf_image *shared;
+
+static bool is_same(const struct elf_image *e, const struct stat *st)
+{
+	return e->st.st_dev == st->st_dev && e->st.st_ino == st->st_ino &&
+	       e->st.st_size == st->st_size && e->st.st_mtim.tv_sec == st->st_mtim.tv_sec &&
+	       e->st.st_mtim.tv_nsec == st->st_mtim.tv_nsec &&
+	       e->st.st_ctim.tv_sec == st->st_ctim.tv_sec &&
+	       e->st.st_ctim.tv_nsec == st->st_ctim.tv_nsec;
+}
+
+int elf_image_open_shared(int fd, struct err *err, struct elf_image **ret)
+{
+	struct stat st = {0};
+	int r;
+
+	if (fstat(fd, &st) == 0)
+		for (struct elf_image *e = shared; e; e = e->next)
+			if (is_same(e, &st)) {
+				e->shares++;
+				*ret = e;
+				return 0;
+			}
+	r = elf_image_open(fd, err, ret);
+	if (r)
+		return r;
+	(*ret)->st = st;
+	(*ret)->shares = 1;
+	(*ret)->next = shared;
+	shared = *ret;
+	return 0;
+}
+
 void elf_image_free(struct elf_image *e)
 {
 	if (!e)
 		return;
+	if (e->shares) {
+		if (--e->shares)
+			return;
+		for (struct elf_image **p = &shared; *p; p = &(*p)->next)
+			if (*p == e) {
+				*p = e->next;
+				break;
+			}
+	}
 	if (e->mem)
 		munmap(e->mem, e->size);
 	if (e->fd > 0)

@@ -24,6 +24,9 @@ struct elf_image;
 /* Maps the file behind fd (which stays the caller's). -ENOEXEC: not a 64-bit little-endian
  * x86-64 or AArch64 ELF file, or damaged. */
 int elf_image_open(int fd, struct err *err, struct elf_image **ret);
+/* The same, and those who open a file that somebody has open get the same image, which is freed when
+ * the last one frees it: many processes run one Python. In one thread only. */
+int elf_image_open_shared(int fd, struct err *err, struct elf_image **ret);
 void elf_image_free(struct elf_image *e);
 void elf_image_freep(struct elf_image **e);
 

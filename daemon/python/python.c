@@ -210,7 +210,7 @@ static int look_into(struct python *p, const struct proc_map *m, struct err *err
 	p->fd = proc_map_open(pid, m, err);
 	if (p->fd < 0)
 		return p->fd;
-	r = elf_image_open(p->fd, err, &p->elf);
+	r = elf_image_open_shared(p->fd, err, &p->elf);
 	if (r < 0) {
 		if (strstr(base_name(m->path), "python") && is_32_bit(p->fd))
 			return err_set(err, -EOPNOTSUPP,

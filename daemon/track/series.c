@@ -7,7 +7,7 @@
 
 #include "daemon/util/macros.h"
 
-#define FIRST_CAP 8
+#define FIRST_CAP 3 /* most types stand still, which takes two */
 
 static int64_t clamp_level(int64_t v)
 {

@@ -38,7 +38,12 @@ struct target_type {
 	bool named;           /* info was read */
 	bool always_tracked;  /* the census sees every live one */
 	bool gone;            /* the type itself has died */
-	struct python_type info;
+	struct {            /* as struct python_type, in less room: there are many */
+		const char *name; /* "" while it is not known */
+		uint64_t flags;
+		int64_t basicsize, itemsize;
+		bool heap;
+	} info;
 	struct track_type *track;
 
 	uint64_t births, deaths;           /* counted since attach, as last read */

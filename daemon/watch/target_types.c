@@ -43,6 +43,35 @@ void types_close(struct target *t)
 	}
 }
 
+static void type_unname(struct target_type *ty)
+{
+	if (ty->named)
+		free((char *)ty->info.name);
+	ty->info.name = "";
+	ty->named = false;
+}
+
+static int type_read(struct target *t, struct target_type *ty)
+{
+	struct python_type p;
+	char *name;
+	int r = python_type_read(t->py, ty->addr, &p);
+
+	if (r)
+		return r;
+	name = strdup(p.name);
+	if (!name)
+		return -ENOMEM;
+	type_unname(ty);
+	ty->named = true;
+	ty->info.name = name;
+	ty->info.flags = p.flags;
+	ty->info.basicsize = p.basicsize;
+	ty->info.itemsize = p.itemsize;
+	ty->info.heap = p.heap;
+	return 0;
+}
+
 static void type_drop(struct target *t, size_t i)
 {
 	struct target_type *ty = t->types[i];
@@ -53,6 +82,7 @@ static void type_drop(struct target *t, size_t i)
 	if (ty->track)
 		track_forget(t->track, ty->serial);
 	t->types[i] = t->types[--t->n_types];
+	type_unname(ty);
 	free(ty);
 }
 
@@ -86,6 +116,7 @@ struct target_type *type_new(struct target *t, uint64_t addr)
 	if (!ty)
 		return NULL;
 	ty->addr = addr;
+	ty->info.name = "";
 	ty->birth_rate = ty->death_rate = ty->birth_bound = ty->death_bound = -1;
 	ty->serial = ++t->serial;
 	if (u64map_put(&t->by_addr, addr, (uint64_t)(uintptr_t)ty)) {
@@ -99,13 +130,13 @@ struct target_type *type_new(struct target *t, uint64_t addr)
 /* All instances are in the collector's rings from birth to death, so that the census is the whole
  * level. Not so for exact dicts and tuples: CPython untracks those of plain values (dictobject.c
  * MAINTAIN_TRACKING up to 3.13, which 3.14 does without; tupleobject.c _PyTuple_MaybeUntrack). */
-static bool always_tracked(const struct target *t, const struct python_type *info)
+static bool always_tracked(const struct target *t, const struct target_type *ty)
 {
-	if (!(info->flags & TPFLAGS_HAVE_GC))
+	if (!(ty->info.flags & TPFLAGS_HAVE_GC))
 		return false;
-	if (!strcmp(info->name, "dict"))
+	if (!strcmp(ty->info.name, "dict"))
 		return t->py->minor >= 14;
-	return strcmp(info->name, "tuple") != 0;
+	return strcmp(ty->info.name, "tuple") != 0;
 }
 
 /* Of what stays the same as long as a class lives: its metatype and the text of its name. */
@@ -142,10 +173,9 @@ void type_name(struct target *t, struct target_type *ty)
 {
 	if (ty->named)
 		return;
-	if (python_type_read(t->py, ty->addr, &ty->info))
+	if (type_read(t, ty))
 		return;
-	ty->named = true;
-	ty->always_tracked = always_tracked(t, &ty->info);
+	ty->always_tracked = always_tracked(t, ty);
 	ty->print = print_of(t, ty->addr);
 	type_law_reset(ty);
 	ty->track = track_type_get(t->track, ty->serial, ty->info.name);
@@ -224,12 +254,12 @@ int read_counters(struct target *t)
 
 			snprintf(old, sizeof(old), "%s", ty->info.name);
 			ty->incarnation = c[i].incarnation;
-			if (was && (python_type_read(t->py, ty->addr, &ty->info) ||
-					   strcmp(old, ty->info.name))) {
+			if (was && (type_read(t, ty) || strcmp(old, ty->info.name))) {
 				track_forget(t->track, ty->serial);
 				ty->serial = ++t->serial;
 				ty->track = NULL;
-				ty->named = ty->census = false;
+				ty->census = false;
+				type_unname(ty);
 				ty->blocks.known = ty->blocks.asked = false;
 			}
 		}
