@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/budget/governor.h"
 
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -15,7 +16,6 @@
 #define FITS_AGAIN    0.7 /* of the share: may be attached for good */
 #define WINDOW_PART   4   /* a window takes this part of what ten seconds allow */
 #define WINDOW_MAX_NS UINT64_C(10000000) /* what happens in a window is that much slower */
-#define LET_GO_NS     UINT64_C(15000000) /* from the event until the last breakpoint is gone */
 #define USEFUL_NS     UINT64_C(1000000)  /* a window of less shows nothing */
 #define NEWS_NS       UINT64_C(1000000)
 #define HITS_TO_TELL  500 /* before a rate is believed */
@@ -117,7 +117,7 @@ static uint64_t tail_ns(const struct governor *g, enum governor_scope s)
 		1.0);
 
 	return g->config.move_ns +
-	       (uint64_t)(cost > 0 ? busy * cost / (1 + cost) * (double)LET_GO_NS : 0);
+	       (uint64_t)(cost > 0 ? busy * cost / (1 + cost) * (double)g->config.let_go_ns : 0);
 }
 
 /* Whether enough was seen since then to tell rates from. */
@@ -258,6 +258,7 @@ static struct governor_order decide(struct governor *g, const struct governor_lo
 {
 	struct governor_order o;
 	uint64_t may, tail, part, rest;
+	double overdue;
 
 	take_in(g, l);
 	if (g->config.share <= 0) {
@@ -282,6 +283,10 @@ static struct governor_order decide(struct governor *g, const struct governor_lo
 		move_to(g, GOVERNOR_NOTHING);
 	}
 	tail = tail_ns(g, GOVERNOR_EVERYTHING);
+	/* Long overdue: what was seen is the less true the longer it is ago, a storm may be over. */
+	overdue = (double)(g->now_ns - g->since_ns) / (2.0 * (double)MAX(l->rest_ns, SECOND_NS));
+	if (g->scope == GOVERNOR_NOTHING && overdue > 1)
+		tail = (uint64_t)((double)tail * pow(0.5, overdue));
 	rest = MIN(l->rest_ns, SECOND_NS << MIN(g->misses, 8u)); /* soon again, at first */
 	if ((l->wanted || g->now_ns - g->since_ns >= rest) && may >= tail + USEFUL_NS) {
 		g->settled = g->scope;

@@ -49,6 +49,7 @@ struct governor_config {
 	double share;     /* of the target's CPU time, 0.01 is 1 %; 0 or less: no limit */
 	uint64_t hit_ns;  /* what a hit costs, as measured on this host */
 	uint64_t move_ns; /* what attaching and detaching cost the target, beside hits */
+	uint64_t let_go_ns; /* from the order to let go until the last breakpoint is gone */
 };
 
 struct governor {

@@ -24,8 +24,8 @@
 const struct setting settings[N_SETTINGS] = {
 	[BUDGET_CPU] = {"budget", "cpu", {VALUE_SHARE, PERCENT / 100, 100 * PERCENT, "unlimited"},
 		offsetof(struct config, budget_cpu), "1%",
-		"share of the target's CPU time that watching it may cost (spaces the censuses; "
-		"counting is shown, not limited yet); or: unlimited"},
+		"share of the target's CPU time that watching it may cost; what does not fit is "
+		"counted in short windows; or: unlimited"},
 	[BUDGET_PAUSE] = {"budget", "pause", {VALUE_DURATION, 10 * US, SEC, NULL},
 		offsetof(struct config, budget_pause_ns), "1ms",
 		"longest stop of the target by one census step; a large heap takes several"},

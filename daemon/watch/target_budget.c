@@ -12,6 +12,10 @@
 #include "daemon/watch/target_private.h"
 
 #define MOVE_NS        UINT64_C(300000) /* of the target's time, beside hits: bench/overhead */
+/* Until the last breakpoint is gone, the daemon's waking up included: docs/probe.md. Perf uprobes go one by
+ * one, each after a wait of the kernel's: a storm has no windows then. */
+#define LET_GO_NS      UINT64_C(15000000)
+#define LET_GO_PERF_NS UINT64_C(2500000000)
 #define DAEMON_SHARE   0.0025           /* of one CPU, for the windows of all targets together */
 /* So many growth.intervals between two windows. What a target does in one of some ten milliseconds takes
  * longer: with the default of 10 s those are fewer than one request in a thousand. */
@@ -21,7 +25,7 @@
 #define VALIDATE_NS    UINT64_C(10000000000)
 #define FADE           0.9 /* of what older windows saw, from one to the next */
 #define WINDOWS_FEW    3
-#define COST_DOUBT     0.1 /* of what hits are said to have cost */
+#define COST_DOUBT     0.25 /* of what hits are said to have cost */
 #define COST_SHARE_MAX 5.0 /* times what the target used for itself: nothing can be told of that */
 
 _Static_assert((int)GOVERNOR_NOTHING == (int)PROBE_NOTHING &&
@@ -320,7 +324,8 @@ static struct governor_config config_of(const struct target *t)
 {
 	return (struct governor_config){.share = t->o.config->budget_cpu,
 		.hit_ns = probe_cost_ns(t->o.probe, false),
-		.move_ns = MOVE_NS};
+		.move_ns = MOVE_NS,
+		.let_go_ns = strcmp(probe_way(t->o.probe), "perf") ? LET_GO_NS : LET_GO_PERF_NS};
 }
 
 int target_budget_init(struct target *t)

@@ -340,7 +340,7 @@ bool target_type_flow(const struct target_type *ty, uint64_t *ret_births, uint64
 
 enum track_quality target_type_rates_quality(const struct target *t, const struct target_type *ty)
 {
-	if (!ty->births && !ty->deaths)
+	if (!ty->births && !ty->deaths && target_budget_counts_all(t))
 		return TRACK_BLIND;
 	return target_budget_all_since(t, t->sampled_ms) && law_proven(&ty->law) &&
 			       !has_free_list(ty) && !ty->blocks.known && !t->totals.dropped

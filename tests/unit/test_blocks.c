@@ -19,8 +19,11 @@
 #define DICT UINT64_C(0x956000)
 #define POOL 16384
 #define HEAD 48
+#define KIND (DICT + 0x1000) /* a class with a managed dictionary */
+#define TYPE (DICT + 0x2000)
 
-static struct blocks_type types[2];
+static struct blocks_type types[4];
+static uint64_t found[2];
 static struct blocks b;
 static uint8_t bytes[BLOCKS_STRETCH];
 
@@ -39,14 +42,20 @@ static int setup(void **state)
 	memset(bytes, 0, sizeof(bytes));
 	types[0] = (struct blocks_type){.type = STR, .sizes = true};
 	types[1] = (struct blocks_type){.type = DICT, .gc = true};
+	types[2] = (struct blocks_type){.type = KIND, .gc = true, .before = true};
+	types[3] = (struct blocks_type){.type = TYPE, .gc = true, .sizes = true, .types = true};
 	b = (struct blocks){.types = types,
 		.low = STR,
-		.high = DICT,
+		.high = TYPE,
+		.found = found,
+		.max_found = 2,
 		.low_image = 0x900000,
 		.high_image = 0xa00000,
 		.pool_bytes = POOL};
 	assert_int_equal(u64map_put(&b.index, STR, 1), 0);
 	assert_int_equal(u64map_put(&b.index, DICT, 2), 0);
+	assert_int_equal(u64map_put(&b.index, KIND, 3), 0);
+	assert_int_equal(u64map_put(&b.index, TYPE, 4), 0);
 	return 0;
 }
 
@@ -116,6 +125,40 @@ static void test_dead(void **state)
 	look();
 	assert_int_equal(types[0].count, 0);
 	assert_int_equal(types[1].count, 0);
+}
+
+/* From 3.11 on two words stand before the collector's header of an instance with a dictionary. */
+static void test_words_before(void **state)
+{
+	pool(0, 64, 6, 20);
+	put64(HEAD + 32, 1);
+	put64(HEAD + 40, KIND);
+	/* A dict in whose midst it looks as if there was one: its size, and a class for an item. */
+	dict(HEAD + 64, 0, 8);
+	put64(HEAD + 64 + 32, 1);
+	put64(HEAD + 64 + 40, KIND);
+	/* Without those words it is none. */
+	put64(HEAD + 2 * 64 + 16, 1);
+	put64(HEAD + 2 * 64 + 24, KIND);
+	look();
+	assert_int_equal(types[2].count, 1);
+	assert_int_equal(types[1].count, 1);
+}
+
+/* Classes are large, and where they are is noted, as far as there is room. */
+static void test_found(void **state)
+{
+	for (size_t at = 4096; at < 4096 + 3 * 1024; at += 1024) {
+		put64(at - 8, 1024 | 1);
+		put64(at + 16, 3);
+		put64(at + 24, TYPE);
+	}
+	put64(4096 + 3 * 1024 - 8, 1024 | 1);
+	look();
+	assert_int_equal(types[3].count, 3);
+	assert_int_equal(b.n_found, 2);
+	assert_int_equal(found[0], AT + 4096 + 16);
+	assert_int_equal(found[1], AT + 4096 + 1024 + 16);
 }
 
 static void test_flags_beside_the_count(void **state)
@@ -216,7 +259,7 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_alive),
-		TEST(test_dead),
+		TEST(test_dead), TEST(test_words_before), TEST(test_found),
 		TEST(test_flags_beside_the_count),
 		TEST(test_not_a_pool),
 		TEST(test_large),

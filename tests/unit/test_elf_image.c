@@ -460,6 +460,36 @@ static void enormous(void **state)
 	assert_int_equal(elf_image_open(fd, NULL, &e), -ENOEXEC);
 }
 
+static void shared(void **state)
+{
+	_cleanup_close_ int fd = memfd_create("elf", MFD_CLOEXEC), other = -1;
+	struct elf_image *a, *b, *c, *own;
+	_cleanup_free_ uint8_t *bytes = NULL;
+	const struct elf_segment *s;
+	size_t n;
+
+	bytes = read_file("/proc/self/exe", &n);
+	assert_int_equal(write(fd, bytes, n), (ssize_t)n);
+	other = dup(fd);
+	assert_int_equal(elf_image_open_shared(fd, NULL, &a), 0);
+	assert_int_equal(elf_image_open_shared(other, NULL, &b), 0);
+	assert_ptr_equal(a, b);
+	assert_int_equal(elf_image_open(fd, NULL, &own), 0);
+	assert_ptr_not_equal(a, own);
+	/* Another file from now on, though the same inode. */
+	assert_int_equal(futimens(fd, (struct timespec[2]){{1, 0}, {2, 0}}), 0);
+	assert_int_equal(elf_image_open_shared(fd, NULL, &c), 0);
+	assert_ptr_not_equal(a, c);
+	elf_image_free(a);
+	s = elf_image_segment(b, 0);
+	assert_non_null(elf_image_bytes(b, s->vaddr, 16, &n));
+	elf_image_free(c);
+	elf_image_free(b);
+	elf_image_free(own);
+	assert_int_equal(elf_image_open_shared(fd, NULL, &a), 0); /* and anew */
+	elf_image_free(a);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -472,6 +502,7 @@ int main(void)
 		cmocka_unit_test(flipped_anywhere),
 		cmocka_unit_test(cut_while_open),
 		cmocka_unit_test(enormous),
+		cmocka_unit_test(shared),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -20,6 +20,7 @@
 #define SECOND    (1000 * MS)
 #define HIT_NS    600
 #define MOVE_NS   (300 * 1000)
+#define LET_GO_NS (15 * MS)
 #define STEPS_MAX (180 * 1000) /* of one millisecond */
 #define SHARE     0.01
 
@@ -112,7 +113,8 @@ static void step(void)
 
 static void begin(double share)
 {
-	struct governor_config c = {.share = share, .hit_ns = HIT_NS, .move_ns = MOVE_NS};
+	struct governor_config c = {
+		.share = share, .hit_ns = HIT_NS, .move_ns = MOVE_NS, .let_go_ns = LET_GO_NS};
 
 	memset(&t, 0, sizeof(t));
 	governor_init(&t.g, &c);
@@ -260,6 +262,21 @@ static void test_a_budget_of_five_percent(void **state)
 	promises(0.05, 0);
 }
 
+/* Where letting go takes long, a storm has no windows, and what fits is attached all the same. */
+static void test_slow_to_let_go(void **state)
+{
+	struct governor_config c = {
+		.share = SHARE, .hit_ns = HIT_NS, .move_ns = MOVE_NS, .let_go_ns = 2500 * MS};
+
+	begin(SHARE);
+	t.lag_out_ns = 2000 * MS;
+	governor_configure(&t.g, &c);
+	run(1, 10e6, 0, 10e6, 60);
+	assert_int_equal(t.g.windows, 0);
+	run(0.5, 10, 1000, 1010, 110);
+	assert_int_equal(t.scope, GOVERNOR_EVERYTHING);
+}
+
 static void test_unlimited(void **state)
 {
 	char buf[256];
@@ -336,6 +353,7 @@ int main(void)
 		cmocka_unit_test(test_births_of_instances_fit),
 		cmocka_unit_test(test_births_fit),
 		cmocka_unit_test(test_a_budget_of_five_percent),
+		cmocka_unit_test(test_slow_to_let_go),
 		cmocka_unit_test(test_unlimited),
 		cmocka_unit_test(test_reasons),
 		cmocka_unit_test(test_a_thousand_targets),

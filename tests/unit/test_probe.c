@@ -112,6 +112,7 @@ static const char script[] =
 /* ---- targets ---- */
 
 struct target {
+	int limits;
 	pid_t pid;
 	FILE *to, *from;
 	struct python *py;
@@ -141,6 +142,13 @@ static void on_census(struct probe_target *t, const struct census_result *r, voi
 	x->result = *r;
 	if (r->n_types)
 		memcpy(x->types, r->types, r->n_types * sizeof(*r->types));
+}
+
+static void on_limit(struct probe_target *t, void *userdata)
+{
+	struct target *x = userdata;
+
+	x->limits++;
 }
 
 /* With pid_namespace it is process 1 of a new one. */
@@ -187,7 +195,8 @@ static struct target *start(const char *python)
 
 static void attach(struct target *x)
 {
-	struct probe_target_options o = {.userdata = x, .on_census = on_census};
+	struct probe_target_options o = {
+		.userdata = x, .on_census = on_census, .on_limit = on_limit};
 	struct err err = {""};
 
 	if (python_open(x->pid, &x->py, &err))
@@ -614,6 +623,100 @@ static void test_pid_namespace(void **state)
 	end(x);
 }
 
+static uint64_t hits(const struct target *x, int group)
+{
+	uint64_t h[PROBE_GROUPS];
+
+	probe_target_hits(x->t, h);
+	return h[group];
+}
+
+static const struct probe_count *count_of(
+	struct target *x, const struct truth *a, size_t n, const char *name, struct probe_count **c)
+{
+	size_t n_c;
+
+	free(*c);
+	assert_int_equal(probe_target_read(x->t, c, &n_c, NULL), 0);
+	for (size_t i = 0; i < n; i++)
+		if (!strcmp(a[i].name, name))
+			return find(*c, n_c, a[i].type);
+	return NULL;
+}
+
+/* What is attached changes while the target works; what is not attached is not counted. */
+static void scopes(const char *python)
+{
+	struct target *x = start(python);
+	_cleanup_free_ struct probe_count *c = NULL;
+	const struct probe_count *k;
+	struct truth a[32];
+	uint64_t births, deaths, at[PROBE_GROUPS], spent;
+	struct err err = {""};
+	struct pollfd p;
+	size_t n;
+
+	attach(x);
+	assert_int_equal(probe_target_scope(x->t), PROBE_EVERYTHING);
+	n = ask(x, "tell", a, ARRAY_SIZE(a));
+	ask(x, "work 10", NULL, 0);
+	k = count_of(x, a, n, "Plain", &c);
+	assert_true(k->births >= 300 && k->deaths >= 250);
+	births = k->births;
+	deaths = k->deaths;
+	for (int i = 0; i < PROBE_GROUPS; i++)
+		assert_true(hits(x, i) > 300);
+
+	/* Births of instances only. Letting go is done in the background. */
+	assert_int_equal(probe_target_set_scope(x->t, PROBE_INSTANCES, &err), 0);
+	usleep(200000);
+	probe_target_hits(x->t, at);
+	ask(x, "work 10", NULL, 0);
+	k = count_of(x, a, n, "Plain", &c);
+	assert_true(k->births >= births + 300);
+	assert_int_equal(k->deaths, deaths);
+	assert_true(hits(x, 0) > at[0] + 300);
+	assert_int_equal(hits(x, 1), at[1]);
+	assert_int_equal(hits(x, 2), at[2]);
+
+	assert_int_equal(probe_target_set_scope(x->t, PROBE_NOTHING, &err), 0);
+	usleep(200000);
+	spent = probe_target_spent_ns(x->t);
+	births = count_of(x, a, n, "Plain", &c)->births;
+	ask(x, "work 10", NULL, 0);
+	assert_int_equal(count_of(x, a, n, "Plain", &c)->births, births);
+	assert_int_equal(probe_target_spent_ns(x->t), spent);
+	assert_int_equal(probe_census_arm(x->t, 1000000), -ENOTCONN);
+
+	/* And everything again, as if nothing had been. */
+	assert_int_equal(probe_target_set_scope(x->t, PROBE_EVERYTHING, &err), 0);
+	n = ask(x, "tell", a, ARRAY_SIZE(a));
+	k = count_of(x, a, n, "Plain", &c);
+	births = k->births;
+	deaths = k->deaths;
+	ask(x, "work 10", NULL, 0);
+	k = count_of(x, a, n, "Plain", &c);
+	assert_int_equal(k->births - births, 310);
+	assert_true(k->deaths > deaths);
+
+	/* The limit is told once. */
+	probe_target_hits(x->t, at);
+	probe_target_set_limit(x->t, at[0] + at[1] + at[2] + 500);
+	p = (struct pollfd){.fd = probe_fd(probe), .events = POLLIN};
+	for (int i = 0; i < 3; i++) {
+		ask(x, "work 10", NULL, 0);
+		poll(&p, 1, 500);
+		assert_int_equal(probe_dispatch(probe), 0);
+		assert_int_equal(x->limits, 1);
+	}
+	end(x);
+}
+
+static void test_scopes(void **state)
+{
+	each(scopes);
+}
+
 static void test_dead_target(void **state)
 {
 	struct target *x = start(pythons[0]);
@@ -735,6 +838,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_classes),
 		cmocka_unit_test(test_two_targets),
 		cmocka_unit_test(test_pid_namespace),
+		cmocka_unit_test(test_scopes),
 		cmocka_unit_test(test_dead_target),
 		cmocka_unit_test(test_limits),
 	};
