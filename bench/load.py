@@ -62,7 +62,7 @@ def numbers():
     while True:
         zlib.crc32(data)
         data.byteswap()
-        data.count(1.0)
+        data.reverse()
         DONE[0] += 1
 
 

@@ -5,10 +5,11 @@
     bench/overhead.py [--build DIR] [--roots DIR] [--rounds N] [--only LOAD]... [--raw FILE] [--output DIR]
     bench/overhead.py --daemon ...     what the daemon itself takes, with 50 and 200 targets
 
-Runs the programs of bench/load.py (as root). A round takes every way in turn, each against a stretch
-without it in the same round; a table of the ratios (CPU time an operation, throughput, latency) with
-medians and 95 % intervals goes to DIR/overhead.md, a plot to DIR/overhead.svg. Every round counts.
-Raw figures are kept in FILE after each round; a run that is ended goes on from there.
+Runs the programs of bench/load.py (as root), always two of them on one CPU, of which one is watched: what
+the machine does to one, it does to the other in the same milliseconds. A round takes every way in turn; a
+table of the ratios (CPU time an operation, throughput, latency) with medians and 95 % intervals goes to
+DIR/overhead.md, a plot to DIR/overhead.svg. Every round counts. Raw figures are kept in FILE after each
+round; a run that is ended goes on from there.
 """
 
 import argparse
@@ -34,7 +35,8 @@ sys.path[:0] = [os.path.join(HERE, "../tests/matrix")]
 import builds  # noqa: E402
 
 PYTHON = "/usr/bin/python3"
-LONG, POLL, SHORT = 6.0, 10.0, 1.2  # seconds of a stretch
+LONG, POLL, SHORT = 8.0, 10.5, 1.5  # seconds of a stretch
+TWINS = {0}  # the CPU of those that are measured; everything else runs on the others
 CONNECTIONS = 4
 SERVERS = ("http", "echo")
 LOADS = ("json", "storm", "http", "echo", "numbers", "idle")
@@ -42,16 +44,16 @@ TITLES = {"json": "JSON and dataclasses", "storm": "allocation storm, `A()` in a
           "http": "threaded HTTP server", "echo": "asyncio echo server",
           "numbers": "numbers in C, hardly any objects", "idle": "idle, wakes 20 times a second"}
 
-# name: (title, seconds, how, what it is compared with)
+# name: (title, seconds, how)
 WAYS = {
-    "default": ("pyleak, default (1 %)", LONG, "daemon", "bare"),
-    "objgraph": ("objgraph.growth() every 10 s", POLL, "process", "bare"),
-    "five": ("pyleak, budget.cpu 5 %", SHORT, "daemon", "bare-short"),
-    "unlimited": ("pyleak, unlimited: every birth and death", SHORT, "daemon", "bare-short"),
-    "bpftrace": ("bpftrace, same sites, counts per type", SHORT, "bpftrace", "bare-short"),
-    "tracemalloc": ("tracemalloc", SHORT, "process", "bare-short"),
-    "memray": ("memray", SHORT, "root", "bare-root"),
-    "memray-python": ("memray --trace-python-allocators", SHORT, "root", "bare-root"),
+    "default": ("pyleak, default (1 %)", LONG, "daemon"),
+    "five": ("pyleak, budget.cpu 5 %", SHORT, "daemon"),
+    "unlimited": ("pyleak, unlimited: every birth and death", SHORT, "daemon"),
+    "objgraph": ("objgraph.growth() every 10 s", POLL, "process"),
+    "bpftrace": ("bpftrace, same functions, counts per type", SHORT, "bpftrace"),
+    "tracemalloc": ("tracemalloc", SHORT, "process"),
+    "memray": ("memray", SHORT, "root"),
+    "memray-python": ("memray --trace-python-allocators", SHORT, "root"),
 }
 
 
@@ -79,7 +81,8 @@ class Process:
         self.process = subprocess.Popen(
             command, env=dict({"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "LC_ALL": "C.UTF-8",
                                "PYTHONDONTWRITEBYTECODE": "1"}, **(env or {})),
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+            preexec_fn=lambda: os.sched_setaffinity(0, TWINS))
         self.pid = self.process.pid
         self.done = open(self.folder + "/done", "rb")  # pylint: disable=consider-using-with
         while (line := self.process.stdout.readline()).strip() != b"8":
@@ -93,7 +96,7 @@ class Process:
             elif self.process.poll() is not None:
                 raise RuntimeError(f"{load} ended")
             time.sleep(0.01)
-        time.sleep(0.3)
+        time.sleep(0.2)
 
     def count(self):
         self.done.seek(0)
@@ -108,19 +111,19 @@ class Process:
 
 
 class Client:
-    """Keeps CONNECTIONS requests on their way, and notes how long each took."""
+    """Keeps CONNECTIONS requests to each server on their way, and notes how long each took."""
 
-    def __init__(self, process):
-        self.http = process.load == "http"
+    def __init__(self, processes):
+        self.http = processes[0].load == "http"
         self.request = b"GET /orders/17 HTTP/1.1\r\nHost: here\r\n\r\n" if self.http else \
             b"x" * 200 + b"\n"
         self.selector = selectors.DefaultSelector()
-        self.sockets = []
-        for _ in range(CONNECTIONS):
-            s = socket.create_connection(("127.0.0.1", process.port))
-            s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self.sockets.append(s)
-            self.selector.register(s, selectors.EVENT_READ, [0.0, b""])
+        self.took = [[] for _ in processes]
+        for number, p in enumerate(processes):
+            for _ in range(CONNECTIONS):
+                s = socket.create_connection(("127.0.0.1", p.port))
+                s.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.selector.register(s, selectors.EVENT_READ, [number, 0.0, b""])
 
     def whole(self, data):
         if not self.http:
@@ -131,43 +134,50 @@ class Client:
         length = int(re.search(rb"Content-Length: (\d+)", data[:head]).group(1))
         return len(data) == head + 4 + length
 
+    def send(self, key):
+        key.data[1] = time.perf_counter()
+        key.fileobj.sendall(self.request)
+
     def run(self, seconds):
-        took = []
+        self.took = [[] for _ in self.took]
         end = time.monotonic() + seconds
-        for key in list(self.selector.get_map().values()):
-            key.data[0] = time.perf_counter()
-            key.fileobj.sendall(self.request)
-        left = CONNECTIONS
+        keys = list(self.selector.get_map().values())
+        for key in keys:
+            self.send(key)
+        left = len(keys)
         while left:
             for key, _ in self.selector.select(5):
                 data = key.fileobj.recv(65536)
                 if not data:
                     raise RuntimeError("the server hung up")
-                key.data[1] += data
-                if not self.whole(key.data[1]):
+                key.data[2] += data
+                if not self.whole(key.data[2]):
                     continue
-                now = time.perf_counter()
-                took.append(now - key.data[0])
-                key.data[1] = b""
+                self.took[key.data[0]].append(time.perf_counter() - key.data[1])
+                key.data[2] = b""
                 if time.monotonic() < end:
-                    key.data[0] = time.perf_counter()
-                    key.fileobj.sendall(self.request)
+                    self.send(key)
                 else:
                     left -= 1
-        return took
 
     def close(self):
-        for s in self.sockets:
-            s.close()
+        for key in list(self.selector.get_map().values()):
+            key.fileobj.close()
         self.selector.close()
 
 
-def stretch(process, seconds, client):
-    """Operations, CPU seconds, wall seconds, latencies."""
-    n, cpu, at = process.count(), cpu_seconds(process.pid), time.monotonic()
-    took = client.run(seconds) if client else time.sleep(seconds) or []
-    return {"n": process.count() - n, "cpu": cpu_seconds(process.pid) - cpu,
-            "wall": time.monotonic() - at, "took": [round(x * 1e6) for x in took]}
+def stretch(processes, seconds, client):
+    """Of each: operations, CPU seconds, wall seconds, latencies in microseconds."""
+    before = [(p.count(), cpu_seconds(p.pid)) for p in processes]
+    at = time.monotonic()
+    if client:
+        client.run(seconds)
+    else:
+        time.sleep(seconds)
+    wall = time.monotonic() - at
+    return [{"n": p.count() - n, "cpu": cpu_seconds(p.pid) - cpu, "wall": wall,
+             "took": [round(x * 1e6) for x in client.took[i]] if client else []}
+            for i, (p, (n, cpu)) in enumerate(zip(processes, before))]
 
 
 class Daemon:
@@ -222,68 +232,83 @@ class Bpftrace:
         self.process.wait()
 
 
+class Twins:
+    """Two of a kind, and the client of both if they are servers."""
+
+    def __init__(self, load, first=None, second=None):
+        self.all = []
+        try:
+            for more in (first or {}, second or {}):
+                self.all.append(Process(load, **more))
+            self.client = Client(self.all) if load in SERVERS else None
+        except BaseException:
+            self.end()
+            raise
+
+    def run(self, seconds):
+        return stretch(self.all, seconds, self.client)
+
+    def end(self):
+        if getattr(self, "client", None):
+            self.client.close()
+        for p in self.all:
+            p.end()
+
+
 class Round:
-    """One pass over all ways, for one load."""
+    """One pass over all ways, for one load. Of each way: figures of the watched one, of the other."""
 
     def __init__(self, args, load, root):
         self.args, self.load, self.root = args, load, root
 
-    def alone(self, seconds, **more):
-        p = Process(self.load, **more)
-        client = Client(p) if p.port else None
-        try:
-            return stretch(p, seconds, client)
-        finally:
-            if client:
-                client.close()
-            p.end()
-
-    def in_root(self, *argv):
-        return {"root": self.root, "python": "/usr/bin/python3", "argv": argv}
-
-    def others(self, way, seconds):
-        if way == "tracemalloc":
-            return self.alone(seconds, env={"PYTHONTRACEMALLOC": "1"})
-        if way == "objgraph":
-            return self.alone(seconds, env={"OBJGRAPH": "10"})
-        flags = {"bare-root": (), "memray": ("-m", "memray", "run", "-q", "-f", "-o", "FOLDER/out"),
+    def from_start(self, way, seconds):
+        """Ways that have to be there when the program starts: two new ones."""
+        flags = {"memray": ("-m", "memray", "run", "-q", "-f", "-o", "FOLDER/out"),
                  "memray-python": ("-m", "memray", "run", "-q", "-f", "--trace-python-allocators",
-                                   "-o", "FOLDER/out")}[way]
-        return self.alone(seconds, **self.in_root(*flags))
+                                   "-o", "FOLDER/out")}
+        if way in flags:
+            alone = {"root": self.root, "python": "/usr/bin/python3"}
+            watched = dict(alone, argv=flags[way])
+        else:
+            alone = {}
+            watched = {"env": {"PYTHONTRACEMALLOC": "1"} if way == "tracemalloc" else
+                              {"OBJGRAPH": "10"}}
+        twins = Twins(self.load, watched, alone)
+        try:
+            return twins.run(seconds)
+        finally:
+            twins.end()
+
+    def watched(self, twins, way, which):
+        _, seconds, how = WAYS[way]
+        p = twins.all[which]
+        alone = twins.run(seconds)[which] if how == "bpftrace" else None
+        watcher = Bpftrace(p) if how == "bpftrace" else Daemon(
+            self.args.build, [p.pid], {"default": None, "five": "5%", "unlimited": "unlimited"}[way])
+        try:
+            out = twins.run(seconds)
+            status = watcher.status() if how == "daemon" else None
+            if status and status["targets"]:
+                out[which]["reported"] = status["targets"][0]["overhead_percent"]
+            # Its breakpoints are in every process of the file: held against the time before.
+            return [out[which], alone or out[1 - which]]
+        finally:
+            watcher.end()
 
     def run(self):
         out = {}
-        p = Process(self.load)
-        client = Client(p) if p.port else None
-        within = ["bare", "default", "bare-short", "five", "unlimited", "bpftrace"]
+        within = [w for w in WAYS if WAYS[w][2] in ("daemon", "bpftrace")]
+        outside = [w for w in WAYS if WAYS[w][2] == "process" or (WAYS[w][2] == "root" and self.root)]
         random.shuffle(within)
+        random.shuffle(outside)
+        twins = Twins(self.load)
         try:
             for way in within:
-                time.sleep(0.3)
-                if way.startswith("bare"):
-                    out[way] = stretch(p, LONG if way == "bare" else SHORT, client)
-                    continue
-                _, seconds, how, _ = WAYS[way]
-                watcher = Bpftrace(p) if how == "bpftrace" else Daemon(
-                    self.args.build, [p.pid], {"default": None, "five": "5%",
-                                               "unlimited": "unlimited"}[way])
-                try:
-                    out[way] = stretch(p, seconds, client)
-                    status = watcher.status() if how == "daemon" else None
-                    if status and status["targets"]:
-                        out[way]["reported"] = status["targets"][0]["overhead_percent"]
-                finally:
-                    watcher.end()
+                out[way] = self.watched(twins, way, random.randrange(2))
         finally:
-            if client:
-                client.close()
-            p.end()
-        outside = ["objgraph", "tracemalloc"] + (
-            ["bare-root", "memray", "memray-python"] if self.root else [])
-        random.shuffle(outside)
+            twins.end()
         for way in outside:
-            seconds = WAYS[way][1] if way in WAYS else SHORT
-            out[way] = self.others(way, seconds)
+            out[way] = self.from_start(way, WAYS[way][1])
         return out
 
 
@@ -318,9 +343,8 @@ def show(x, digits=3):
 
 
 def ratios(rounds, way, figure):
-    base = WAYS[way][3]
-    return [figure(r[way]) / figure(r[base]) for r in rounds
-            if way in r and base in r and figure(r[base])]
+    return [figure(r[way][0]) / figure(r[way][1]) for r in rounds
+            if way in r and r[way][0]["n"] and r[way][1]["n"]]
 
 
 def table(raw):
@@ -331,7 +355,7 @@ def table(raw):
                   f"{len(rounds)} rounds.", "",
                   "| | CPU an operation, ratio | 95 % interval | throughput, ratio | 95 % interval |",
                   "|---|---|---|---|---|"]
-        for way, (title, _, _, _) in WAYS.items():
+        for way, (title, _, _) in WAYS.items():
             c, s = ratios(rounds, way, cost), ratios(rounds, way, speed)
             if not c:
                 continue
@@ -340,22 +364,19 @@ def table(raw):
             lines.append(f"| {title} | **{show(m)}** | {show(lo)} to {show(hi)} | {show(ms)} | "
                          f"{show(los)} to {show(his)} |")
         if load in SERVERS:
-            lines += ["", "| latency | p50 | p99 | p99.9 |", "|---|---|---|---|"]
-            for way in ("bare", *[w for w in WAYS if WAYS[w][3] == "bare"], "bare-short",
-                        *[w for w in WAYS if WAYS[w][3] == "bare-short"]):
-                took = [x for r in rounds for x in r.get(way, {}).get("took", ())]
-                if took:
-                    title = WAYS[way][0] if way in WAYS else \
-                        f"alone ({LONG if way == 'bare' else SHORT:.0f} s stretches)"
-                    lines.append(f"| {title} | " + " | ".join(
-                        f"{percentile(took, p) / 1000:.2f} ms" for p in (0.5, 0.99, 0.999)) + " |")
-        told = [(r[w]["reported"], 100 * (cost(r[w]) / cost(r[WAYS[w][3]]) - 1))
-                for w in ("default", "five") for r in rounds
-                if w in r and r[w].get("reported") is not None]
+            lines += ["", "| latency, and of the one beside it | p50 | p99 | p99.9 |", "|---|---|---|---|"]
+            for way in WAYS:
+                both = [[x for r in rounds if way in r for x in r[way][i]["took"]] for i in (0, 1)]
+                if all(both):
+                    lines.append(f"| {WAYS[way][0]} | " + " | ".join(
+                        f"{percentile(both[0], p) / 1000:.2f} / {percentile(both[1], p) / 1000:.2f} ms"
+                        for p in (0.5, 0.99, 0.999)) + " |")
+        told = [(r["default"][0]["reported"], 100 * (cost(r["default"][0]) / cost(r["default"][1]) - 1))
+                for r in rounds if r.get("default", [{}])[0].get("reported") is not None]
         if told:
-            lines += ["", "`overhead_percent` said "
+            lines += ["", "With the default `overhead_percent` said "
                       f"{statistics.median(x for x, _ in told):.2f} at the median where "
-                      f"{statistics.median(y for _, y in told):.2f} were measured (default and 5 %)."]
+                      f"{statistics.median(y for _, y in told):.2f} were measured."]
         lines.append("")
     return lines
 
@@ -412,11 +433,13 @@ def plot(raw, path):
 HEAD = """# What being watched costs
 
 Made by `bench/overhead.py` on {when}, {machine}, {kernel}, two CPUs shared with others; Python
-{python}, memray {memray}. One round takes every way in turn, in random order, each against a stretch
-without it in the same round; the figures are medians of the rounds' ratios, the intervals hold the
-median with 95 %, and every round that was made counts. pyleak and bpftrace come and go on a process
-that runs; its stretch begins before the daemon does, so attaching is in it. `tracemalloc`, `objgraph`
-and `memray` have to be there from the process's start.
+{python}, memray {memray}. Two of each program run on one CPU at the same time, and one of them is
+watched: what the machine does to one it does to the other in the same milliseconds. A round takes every
+way in turn, in random order; the figures are medians of the rounds' ratios, the intervals hold the median
+with 95 %, and every round that was made counts. pyleak and bpftrace come and go on a process that runs;
+the stretch ({long:.0f} s for the default, else {short} s) begins before the daemon does, so attaching is in
+it. `tracemalloc`, `objgraph` and `memray` have to be there from the process's start; bpftrace stops every
+process of the file at its breakpoints, so it is held against the stretch before.
 
 ![CPU time an operation](overhead.svg)
 
@@ -456,7 +479,7 @@ def measure(args):
                 daemon_part = f.read()
         with open(os.path.join(args.output, "overhead.md"), "w", encoding="utf-8") as f:
             f.write(HEAD.format(when=time.strftime("%Y-%m-%d"), machine=machine,
-                                kernel=os.uname().release,
+                                kernel=os.uname().release, long=LONG, short=SHORT,
                                 python=sys.version.split()[0], memray=memray or "not there"))
             f.write("\n".join(table(raw)) + daemon_part)
         plot(raw, os.path.join(args.output, "overhead.svg"))
@@ -530,6 +553,7 @@ def main():
     if os.geteuid():
         sys.exit("root is needed to attach probes")
     args.build = os.path.abspath(args.build)
+    os.sched_setaffinity(0, os.sched_getaffinity(0) - TWINS or TWINS)
     if args.daemon:
         daemon(args)
     else:
