@@ -349,19 +349,27 @@ static json_t *coverage_json(const struct target *t)
 		"blind", n[TRACK_BLIND]);
 }
 
+static json_t *cost_json(const struct governor *g, enum governor_scope s)
+{
+	double cost = governor_cost(g, s);
+
+	return cost < 0 ? json_null() : json_real(cost * 100);
+}
+
 static json_t *budget_json(const struct target *t)
 {
 	const struct governor *g = target_governor(t);
-	double all = governor_cost(g, GOVERNOR_EVERYTHING);
 	char reason[256];
 
-	return json_pack("{s:s, s:b, s:s, s:o, s:o, s:I, s:f, s:I, s:I}", "scope",
+	return json_pack("{s:s, s:b, s:s, s:o, s:o, s:o, s:o, s:I, s:f, s:I, s:I}", "scope",
 		governor_scope_name(g->window ? g->settled : g->scope), "window", g->window,
 		"reason", governor_reason(g, reason, sizeof(reason)), "limit_percent",
 		g->config.share > 0 ? json_real(g->config.share * 100) : json_null(),
-		"everything_percent", all < 0 ? json_null() : json_real(all * 100), "windows",
+		"instances_percent", cost_json(g, GOVERNOR_INSTANCES), "births_percent",
+		cost_json(g, GOVERNOR_BIRTHS), "everything_percent",
+		cost_json(g, GOVERNOR_EVERYTHING), "windows",
 		(json_int_t)g->windows, "observed_share", target_observed_share(t), "hits",
-		(json_int_t)target_totals(t)->hits, "hit_ns", (json_int_t)g->config.hit_ns);
+		(json_int_t)target_hits(t), "hit_ns", (json_int_t)g->config.hit_ns);
 }
 
 static json_t *build_json(const struct python *py)

@@ -130,6 +130,8 @@ int64_t target_looked_ms(const struct target *t);
 /* Cost of watching as a share of the CPU time that the target used for itself over the last ten
  * seconds; < 0: it used none. */
 double target_overhead(const struct target *t);
+/* Of probes, so far. */
+uint64_t target_hits(const struct target *t);
 /* What is attached, and why. */
 const struct governor *target_governor(const struct target *t);
 /* Of the time since it is watched, in which every birth and death was counted: 0..1. */

@@ -386,6 +386,14 @@ double target_overhead(const struct target *t)
 	return governor_spending(&t->budget.g);
 }
 
+uint64_t target_hits(const struct target *t)
+{
+	struct governor_look l;
+
+	probe_target_hits(t->pt, l.hits);
+	return total(&l);
+}
+
 const struct governor *target_governor(const struct target *t)
 {
 	return &t->budget.g;

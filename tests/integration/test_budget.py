@@ -63,6 +63,9 @@ class Budget(harness.RootTest):
         self.assertEqual(self.budget()["scope"], "everything")
         self.t.ask("go")
         self.d.wait_for(lambda: self.budget()["scope"] != "everything")
+        b = self.budget()
+        # What it took until the last breakpoint was gone: a tenth of a second at the very most.
+        self.assertLess(b["hits"] * b["hit_ns"], 100e6)
         time.sleep(12)
         self.assertLessEqual(self.overhead(), 1.5)
         b = self.budget()
@@ -125,6 +128,38 @@ class Budget(harness.RootTest):
             f.write("growth: {interval: 500ms, warmup: 0s}\nbudget: {cpu: 1%}\n")
         self.d.process.send_signal(signal.SIGHUP)
         self.d.wait_for(lambda: self.budget()["scope"] != "everything")
+
+    def test_births_of_instances(self):
+        """Few instances of classes, many functions: the births of the former are counted all the time."""
+        self.start(0, code=r"""
+import threading
+class A: pass
+n = 0
+def run():
+    global n
+    while True:
+        for _ in range(3000): (lambda: 0)
+        A(); n += 1
+        time.sleep(0.001)
+say('up'); hear(); say('held')
+threading.Thread(target=run, daemon=True).start()
+while hear(): say([n, time.monotonic()])
+""")
+        # Which of the two: some builds hide the births of functions.
+        narrow = ("instances", "births")
+        self.d.wait_for(lambda: (lambda b: b["windows"] >= 3 and b["scope"] in narrow)(
+            self.budget()), 60, "scope")
+        n, at = self.t.ask("tell")
+        time.sleep(4)
+        rows = self.d.top(self.t.pid)
+        n2, at2 = self.t.ask("tell")
+        self.assertIn(" are counted all the time", self.budget()["reason"])
+        row = rows["__main__.A"]
+        truth = (n2 - n) / (at2 - at)
+        self.assertLess(abs(row["alloc_rate"] - truth), 0.2 * truth, (row, truth))
+        self.assertEqual(row["alloc_rate_bound"], 0)
+        # Deaths are seen in windows.
+        self.assertNotEqual(rows["function"]["free_rate_bound"], 0)
 
     def test_rates(self):
         """From windows: as many as there are, within the bound; and a bound that says something."""
