@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "daemon/util/units.h"
+#include "daemon/watch/suspects.h"
 #include "pyleak/control.h"
 
 #define TOP_DEFAULT 25
@@ -728,25 +729,31 @@ static void ask_history(struct ask *a)
 
 static void add_suspects(struct ask *a, const struct target *t, json_t *list)
 {
-	for (size_t i = 0; i < target_type_count(t); i++) {
-		const struct target_type *ty = target_type_at(t, i);
-		const struct track_verdict *v;
-		const char *dump;
+	_cleanup_free_ struct suspect *v = NULL;
+	size_t n = 0;
 
-		if (!ty->track || !watch_type_judged(ty) || target_dropped(t))
+	if (suspects_of(t, &v, &n))
+		return;
+	for (size_t i = 0; i < n; i++) {
+		const struct track_verdict *k = v[i].verdict;
+		const char *name = v[i].ty->info.name, *dump;
+		json_t *companions;
+
+		if (v[i].leader != i)
 			continue;
-		v = track_type_verdict(ty->track);
-		if (v->kind == TRACK_NONE)
-			continue;
-		dump = watch_last_dump(a->w, t, ty->info.name);
+		companions = json_array();
+		for (size_t c = 0; c < n; c++)
+			if (c != i && v[c].leader == i)
+				json_array_append_new(companions, json_text(v[c].ty->info.name));
+		dump = watch_last_dump(a->w, t, name);
 		json_array_append_new(list,
-			json_pack("{s:i, s:o, s:s, s:o, s:I, s:f, s:f, s:o, s:o, s:[], s:n, s:o}",
-				"pid", target_info(t)->id.pid, "type", json_text(ty->info.name),
-				"verdict", track_verdict_name(v->kind), "count",
-				json_level(v->count), "delta", (json_int_t)v->delta,
-				"rate_per_hour", v->rate_per_hour, "confidence", v->confidence,
-				"first_seen", json_time(v->first_seen_ms), "reason",
-				json_text(v->reason), "companions", "sites", "dump",
+			json_pack("{s:i, s:o, s:s, s:o, s:I, s:f, s:f, s:o, s:o, s:o, s:n, s:o}",
+				"pid", target_info(t)->id.pid, "type", json_text(name), "verdict",
+				track_verdict_name(k->kind), "count", json_level(k->count), "delta",
+				(json_int_t)k->delta, "rate_per_hour", k->rate_per_hour,
+				"confidence", k->confidence, "first_seen",
+				json_time(k->first_seen_ms), "reason", json_text(k->reason),
+				"companions", companions, "sites", "dump",
 				dump ? json_string(dump) : json_null()));
 	}
 }
@@ -849,15 +856,14 @@ static void dump_hangup(void *arg)
 static size_t default_types(
 	struct ask *a, const struct target *t, const struct named *v, size_t n, const char **types)
 {
-	size_t k = 0;
+	_cleanup_free_ struct suspect *s = NULL;
+	size_t k = 0, n_s = 0;
 
-	for (size_t i = 0; i < target_type_count(t) && k < DUMP_TYPES_MAX; i++) {
-		const struct target_type *ty = target_type_at(t, i);
-
-		if (ty->track && watch_type_judged(ty) &&
-			track_type_verdict(ty->track)->kind == TRACK_LEAK)
-			types[k++] = ty->info.name;
-	}
+	if (suspects_of(t, &s, &n_s))
+		return 0;
+	for (size_t i = 0; i < n_s && k < DUMP_TYPES_MAX; i++)
+		if (s[i].leader == i && s[i].verdict->kind == TRACK_LEAK)
+			types[k++] = s[i].ty->info.name;
 	for (size_t i = 0; !k && i < n; i++) {
 		size_t limit = MIN(n, (size_t)3);
 

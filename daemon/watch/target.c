@@ -604,6 +604,11 @@ int64_t target_sampled_ms(const struct target *t)
 	return t->sampled_ms;
 }
 
+int64_t target_window_ms(const struct target *t)
+{
+	return (int64_t)(t->o.config->growth_window_ns / 1000000);
+}
+
 int64_t target_looked_ms(const struct target *t)
 {
 	return t->looked_ms;

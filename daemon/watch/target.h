@@ -140,6 +140,8 @@ double target_observed_share(const struct target *t);
 uint64_t target_dropped(const struct target *t);
 /* As of the last sample. */
 const struct probe_totals *target_totals(const struct target *t);
+/* growth.window */
+int64_t target_window_ms(const struct target *t);
 uint64_t target_rss_bytes(const struct target *t);
 
 /* Types: NULL-terminated iteration by index. */

@@ -7,6 +7,7 @@
 #include "daemon/util/cgroup.h"
 #include "daemon/util/log.h"
 #include "daemon/util/units.h"
+#include "daemon/watch/suspects.h"
 
 #define SCAN_US     2000000ULL
 #define RETRY_MS    10000 /* a Python that is still starting up, or that could not be attached */
@@ -142,12 +143,6 @@ static void service_name(const struct proc_info *p, char *buf, size_t n)
 		snprintf(buf, n, "%.100s %.150s", p->exe, p->cmdline);
 }
 
-bool watch_type_judged(const struct target_type *ty)
-{
-	return ty->census || ty->law.begun || ty->blocks.known ||
-	       (ty->info.heap && (ty->info.flags & TPFLAGS_HAVE_GC));
-}
-
 static void on_dump_done(void *userdata, const struct dump_outcome *o)
 {
 	(void)userdata;
@@ -159,6 +154,8 @@ static void start_dump(struct watch *w, struct target *t, const struct trigger_f
 	const struct proc_info *p = target_info(t);
 	const char *types[DUMP_TYPES_MAX];
 	struct dump_request r = {.id = p->id, .uid = p->uid, .on_done = on_dump_done};
+	_cleanup_free_ struct suspect *suspects = NULL;
+	size_t n_suspects = 0;
 	char id[DUMP_ID_MAX];
 	struct err err = {{0}};
 
@@ -178,14 +175,11 @@ static void start_dump(struct watch *w, struct target *t, const struct trigger_f
 	if (!r.trigger[0])
 		return;
 	/* A condition without a type (RSS): explain what is suspect, if anything is. */
-	for (size_t i = 0; !r.n_types && i < target_type_count(t); i++) {
-		const struct target_type *ty = target_type_at(t, i);
-
-		if (ty->track && watch_type_judged(ty) &&
-			track_type_verdict(ty->track)->kind == TRACK_LEAK &&
-			r.n_types < DUMP_TYPES_MAX)
-			types[r.n_types++] = ty->info.name;
-	}
+	if (!r.n_types && suspects_of(t, &suspects, &n_suspects))
+		return;
+	for (size_t i = 0; i < n_suspects && r.n_types < DUMP_TYPES_MAX; i++)
+		if (suspects[i].leader == i && suspects[i].verdict->kind == TRACK_LEAK)
+			types[r.n_types++] = suspects[i].ty->info.name;
 	r.types = types;
 	snprintf(r.comm, sizeof(r.comm), "%s", p->comm);
 	if (dump_start(w->o.dumps, &r, id, &err)) {
@@ -209,6 +203,15 @@ static double memory_share(pid_t pid)
 	return 1 - (double)group.free_bytes / (double)group.limit_bytes;
 }
 
+/* Of a type that leads: a companion raises no alert and no dump of its own. */
+static int verdict_of(const struct target_type *ty, const struct suspect *v, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		if (v[i].ty == ty)
+			return v[i].leader == i ? (int)v[i].verdict->kind : TRACK_NONE;
+	return TRACK_NONE;
+}
+
 static void on_sample(struct target *t, void *userdata)
 {
 	struct watch *w = userdata;
@@ -220,10 +223,11 @@ static void on_sample(struct target *t, void *userdata)
 		.at_ms = target_looked_ms(t),
 		.rss_bytes = target_rss_bytes(t),
 	};
+	_cleanup_free_ struct suspect *suspects = NULL;
 	char service[256];
-	size_t n = 0;
+	size_t n = 0, n_suspects = 0;
 
-	if (!w->o.config->n_triggers)
+	if (!w->o.config->n_triggers || suspects_of(t, &suspects, &n_suspects))
 		return;
 	service_name(p, service, sizeof(service));
 	o.service = service;
@@ -233,18 +237,13 @@ static void on_sample(struct target *t, void *userdata)
 		return;
 	for (size_t i = 0; i < target_type_count(t); i++) {
 		const struct target_type *ty = target_type_at(t, i);
-		bool lossy = target_dropped(t) != 0;
 
-		if (!ty->track)
-			continue;
-		states[o.n_types++] = (struct trigger_type_state){
-			.type = ty->info.name,
-			.count = target_type_level(t, ty, NULL),
-			/* Lossy data raises no verdict and no dump. */
-			.verdict = lossy || !watch_type_judged(ty)
-					   ? TRACK_NONE
-					   : (int)track_type_verdict(ty->track)->kind,
-		};
+		if (ty->track)
+			states[o.n_types++] = (struct trigger_type_state){
+				.type = ty->info.name,
+				.count = target_type_level(t, ty, NULL),
+				.verdict = verdict_of(ty, suspects, n_suspects),
+			};
 	}
 	o.types = states;
 	if (trigger_engine_observe(w->triggers, &o, &firings, &n) || !n)

@@ -56,10 +56,6 @@ const char *watch_last_dump(const struct watch *w, const struct target *t, const
 /* Remembers it. */
 void watch_note_dump(struct watch *w, const struct target *t, const char *type, const char *id);
 
-/* Types whose verdict counts: of the rest, one side of the counting is known to be blind and no
- * census backs it (target.c). */
-bool watch_type_judged(const struct target_type *ty);
-
 const struct watch_options *watch_get_options(const struct watch *w);
 
 #endif

@@ -104,6 +104,31 @@ class Watching(harness.RootTest):
         self.assertEqual(refused.code, 4)
         self.assertIn("too large", refused.err)
 
+    def test_one_cause_one_verdict(self):
+        """A Session, its dict, its list and its string: one suspect, one alert, one dump."""
+        t = harness.Target(self, r"""
+class Session:
+    def __init__(self, i): self.name = f'session {i}' * 20; self.d = {'n': [i]}; self.l = [i]
+kept = []
+say('up')
+while True:
+    kept.append(Session(len(kept))); time.sleep(0.001)
+""")
+        t.hear()
+        d = harness.Daemon(self, t.pid, config=dict(harness.Daemon.DEFAULTS, triggers=[
+            {"name": "leak", "when": {"verdict": "leak"}, "do": ["dump"], "cooldown": "1h"}]))
+        s = d.wait_for(lambda: [x for x in d.ask("suspects", t.pid)["suspects"]
+                                if x["type"] == "__main__.Session" and x["verdict"] == "leak"
+                                and len(x["companions"]) >= 2])[0]
+        self.assertLessEqual({"dict", "list"}, set(s["companions"]))
+        d.wait_for(lambda: d.ask("dumps")["dumps"])
+        time.sleep(4)
+        self.assertEqual([x["type"] for x in d.ask("suspects", t.pid)["suspects"]],
+                         ["__main__.Session"])
+        fired = [x for x in d.log().splitlines() if "trigger leak" in x]
+        self.assertEqual(len(fired), 1, fired)
+        self.assertIn("Session", fired[0])
+
     def test_growth_and_verdict(self):
         t = harness.Target(self, LEAK)
         t.hear()

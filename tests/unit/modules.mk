@@ -28,3 +28,4 @@ MODULES_test_census := util python probe track
 MODULES_test_blocks := util python
 MODULES_fuzz_blocks := util python
 MODULES_test_governor := util budget
+MODULES_test_cause := util track

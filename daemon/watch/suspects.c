@@ -1,0 +1,48 @@
+/* SPDX-License-Identifier: MIT */
+#include "daemon/watch/suspects.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#include "daemon/track/cause.h"
+#include "daemon/util/macros.h"
+
+bool suspects_type_judged(const struct target_type *ty)
+{
+	return ty->census || ty->law.begun || ty->blocks.known ||
+	       (ty->info.heap && (ty->info.flags & TPFLAGS_HAVE_GC));
+}
+
+int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n)
+{
+	_cleanup_free_ struct suspect *v = NULL;
+	_cleanup_free_ struct cause_suspect *causes = NULL;
+	int64_t since = target_looked_ms(t) - target_window_ms(t);
+	size_t n = 0;
+
+	v = calloc(target_type_count(t) + 1, sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	for (size_t i = 0; i < target_type_count(t) && !target_dropped(t); i++) {
+		const struct target_type *ty = target_type_at(t, i);
+		const struct track_verdict *verdict;
+
+		if (!ty->track || !suspects_type_judged(ty))
+			continue;
+		verdict = track_type_verdict(ty->track);
+		if (verdict->kind != TRACK_NONE)
+			v[n++] = (struct suspect){.ty = ty, .verdict = verdict};
+	}
+	causes = calloc(n + 1, sizeof(*causes));
+	if (!causes)
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++)
+		causes[i].ty = v[i].ty->track;
+	if (cause_group(causes, n, since))
+		return -ENOMEM;
+	for (size_t i = 0; i < n; i++)
+		v[i].leader = causes[i].leader;
+	*ret = TAKE_PTR(v);
+	*ret_n = n;
+	return 0;
+}

@@ -1,0 +1,25 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The suspects of a target: its types with a verdict, those of one cause together
+ * (daemon/track/cause.h). Who leads is told of, alerted for and dumped; its companions are named with
+ * it.
+ */
+#ifndef PYLEAK_WATCH_SUSPECTS_H
+#define PYLEAK_WATCH_SUSPECTS_H
+
+#include "daemon/watch/target.h"
+
+struct suspect {
+	const struct target_type *ty;
+	const struct track_verdict *verdict;
+	size_t leader; /* index of the suspect that it grows with; its own if it leads */
+};
+
+/* In no special order; *ret is malloc'ed. None where data is lossy. -ENOMEM. */
+int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n);
+
+/* Whether what is known of the type is enough to judge it: of the rest, one side of the counting is known
+ * to be blind and no census backs it. */
+bool suspects_type_judged(const struct target_type *ty);
+
+#endif
