@@ -107,6 +107,14 @@ static int64_t last_ms(const struct track_type *ty, int64_t since_ms)
 	return p[n - 1].at_ms;
 }
 
+/* Whether class k leads rather than class old: the one of which there are fewer. */
+static bool leads(const struct curve *c, size_t k, size_t old)
+{
+	double a = growth(&c[k]), b = growth(&c[old]);
+
+	return a < b || (a == b && k < old);
+}
+
 static void lead(struct cause_suspect *v, const struct curve *c, size_t n)
 {
 	/* Classes among themselves: to the one that grows least of those in step. */
@@ -115,8 +123,7 @@ static void lead(struct cause_suspect *v, const struct curve *c, size_t n)
 			continue;
 		for (size_t k = 0; k < n; k++)
 			if (k != i && !cause_is_builtin(v[k].ty) && in_step(&c[i], &c[k]) &&
-				(growth(&c[k]) < growth(&c[v[i].leader]) ||
-					(growth(&c[k]) == growth(&c[v[i].leader]) && k < v[i].leader)) &&
+				leads(c, k, v[i].leader) &&
 				track_type_verdict(v[k].ty)->kind >= track_type_verdict(v[i].ty)->kind)
 				v[i].leader = k;
 	}

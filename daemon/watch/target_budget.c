@@ -388,7 +388,7 @@ double target_overhead(const struct target *t)
 
 uint64_t target_hits(const struct target *t)
 {
-	struct governor_look l;
+	struct governor_look l = {0};
 
 	probe_target_hits(t->pt, l.hits);
 	return total(&l);
