@@ -7,6 +7,7 @@
 #include <spawn.h>
 #include <stdarg.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
@@ -17,6 +18,7 @@
 #include "pyleak/capture.h"
 #include "pyleak/control.h"
 
+#define EXPLAIN_NICE        5
 #define EXPLAIN_DEADLINE_US (120ULL * 1000000)
 #define HELPER_GRACE_US     (5ULL * 1000000) /* beyond its own deadline, before we kill it */
 #define CAPTURE_FD          3                /* where the helper expects its socket */
@@ -498,6 +500,9 @@ static void job_explain(struct job *j)
 	argv[n++] = j->d.path;
 	argv[n] = NULL;
 	r = job_spawn(j, argv, -1, &err);
+	/* The daemon may be in more of a hurry than others; this is not. */
+	if (!r)
+		(void)setpriority(PRIO_PROCESS, (id_t)j->child, EXPLAIN_NICE);
 	if (!r) {
 		r = sd_event_add_child(
 			j->m->event, &j->child_source, j->child, WEXITED, on_explain_exit, j);

@@ -299,6 +299,22 @@ static int on_idle(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
+/* A census when the next window opens, at once if somebody waits for it, or in a single hit of those
+ * sites that are attached all the time. */
+static void start_sample_in_windows(struct target *t)
+{
+	bool none = probe_target_scope(t->pt) == PROBE_NOTHING;
+
+	if (t->waiters && target_budget_idle(t) &&
+		probe_census_outside(t->pt, OUTSIDE_OBJECTS_MAX) == 0)
+		return; /* on_census() has run */
+	if (t->waiters)
+		target_budget_look(t);
+	if (!t->armed && (none || t->waiters || now_realtime_ms() < t->budget.given_up_ms ||
+				 !target_start_census(t)))
+		sample_without_census(t);
+}
+
 static void start_sample(struct target *t)
 {
 	int64_t now = now_realtime_ms();
@@ -309,6 +325,10 @@ static void start_sample(struct target *t)
 		sample_without_census(t);
 		return;
 	}
+	if (!target_budget_counts_all(t)) {
+		start_sample_in_windows(t);
+		return;
+	}
 	if (t->census.state == TARGET_CENSUS_TOO_LARGE && now < t->retry_ms) {
 		uint64_t before = t->prev_hits;
 
@@ -317,17 +337,6 @@ static void start_sample(struct target *t)
 		else
 			sample_without_census(t);
 		t->prev_hits = t->totals.hits;
-		return;
-	}
-	if (!target_budget_counts_all(t)) {
-		/* When the next window opens, or in a single hit of those that are attached. */
-		if (t->waiters && target_budget_idle(t) && probe_census_outside(t->pt, OUTSIDE_OBJECTS_MAX) == 0)
-			return;
-		if (t->waiters)
-			target_budget_look(t);
-		if (!t->armed && (probe_target_scope(t->pt) == PROBE_NOTHING || t->waiters ||
-					 now < t->budget.given_up_ms || !target_start_census(t)))
-			sample_without_census(t);
 		return;
 	}
 	if ((now < t->due_ms && !t->waiters) || !target_start_census(t))

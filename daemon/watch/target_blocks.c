@@ -8,6 +8,7 @@
 #define READ_MAX         (UINT64_C(4) << 30) /* bytes; a second of the daemon's time */
 #define DOUBT            64 /* objects, or 1 %, that what is found in memory may be off */
 #define FRESH_MS         1000
+#define CENSUS_OLD       13 /* growth.intervals: two windows have passed without one */
 #define REFUSED_RETRY_NS UINT64_C(600000000000)
 #define SMALL_MAX        512 /* bytes, of a block in a pool: obmalloc.c */
 #define HEADS_MAX        32  /* in front of an object */
@@ -184,13 +185,14 @@ static void on_done(void *userdata, const struct blocks_reading *b, int result)
 	target_blocks_done(t);
 }
 
-/* Whether there is nothing better for what the collector tracks. */
+/* Whether there is nothing better for what the collector tracks: a census, if only now and then. */
 static bool wants_all(const struct target *t)
 {
+	int64_t age_ms = now_realtime_ms() - t->census.at_ms;
+
 	return !target_budget_counts_all(t) &&
-	       (t->readers ||
-		       now_realtime_ms() - t->census.at_ms >
-			       (int64_t)(2 * t->o.config->growth_interval_ns / 1000000));
+	       (t->readers || t->census.state != TARGET_CENSUS_OK ||
+		       age_ms > (int64_t)(CENSUS_OLD * t->o.config->growth_interval_ns / 1000000));
 }
 
 int target_blocks_start(struct target *t)
