@@ -7,6 +7,7 @@
 #include <malloc.h>
 #include <signal.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <systemd/sd-daemon.h>
 #include <systemd/sd-event.h>
 
@@ -335,11 +336,23 @@ static void stop(struct daemon *d)
 	config_free(d->config);
 }
 
+/* A dozen descriptors a target: as many as may be had. Children do not inherit any, and use none. */
+static void raise_limits(void)
+{
+	struct rlimit l;
+
+	if (getrlimit(RLIMIT_NOFILE, &l) == 0 && l.rlim_cur < l.rlim_max) {
+		l.rlim_cur = l.rlim_max;
+		(void)setrlimit(RLIMIT_NOFILE, &l);
+	}
+}
+
 int main(int argc, char **argv)
 {
 	struct daemon d = {0};
 	int r;
 
+	raise_limits();
 	mallopt(M_ARENA_MAX, 1);             /* threads wait more than they work */
 	mallopt(M_MMAP_THRESHOLD, 64 << 10); /* what is large is for a moment: give it back */
 	log_open("pyleakd", LOG_INFO);

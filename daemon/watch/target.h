@@ -47,6 +47,7 @@ struct target_type {
 	struct track_type *track;
 
 	uint64_t births, deaths;           /* counted since attach, as last read */
+	uint64_t read_births;              /* as the probes have them, which may begin anew */
 	double birth_rate, death_rate;     /* a second, over the last sample's interval; < 0: unknown */
 	double birth_bound, death_bound;   /* how far they may be off; -1: unknown */
 	uint64_t rate_births, rate_deaths; /* where that began: law_births(), law_deaths() */

@@ -264,7 +264,9 @@ int read_counters(struct target *t)
 			}
 		}
 		type_name(t, ty);
-		ty->births = c[i].births;
+		/* Of types without collector they begin anew each time that deaths are seen again. */
+		ty->births += c[i].births - (c[i].births < ty->read_births ? 0 : ty->read_births);
+		ty->read_births = c[i].births;
 		ty->deaths = c[i].deaths;
 		ty->instances = c[i].instances;
 	}

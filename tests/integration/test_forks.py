@@ -228,7 +228,7 @@ while True:
 
 
 class Many(harness.RootTest):
-    ROOM = 64
+    ROOM = 256
 
     def test_more_processes_than_room(self):
         """One binary, as many processes as can be watched and two more."""
@@ -261,7 +261,7 @@ while True:
         for i, t in enumerate(inside):
             self.assertEqual(t.ask(str(10 * i + 1)), 10 * i + 1)
         # An idle target's fresh census takes a second of waiting for a hit: all at once.
-        with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        with concurrent.futures.ThreadPoolExecutor(32) as pool:
             rows = list(pool.map(lambda t: d.top(t.pid, "--fresh")["__main__.Thing"], inside))
         for i, row in enumerate(rows):
             n = 10 * i + 1
