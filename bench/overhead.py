@@ -384,7 +384,7 @@ def table(raw):
 def plot(raw, path):
     """Bars from 1, on a logarithmic scale: a group a load, a bar a way."""
     loads = [x for x in LOADS if x in raw]
-    colours = ["#1b7837", "#b2abd2", "#5aae61", "#a6dba0", "#fdb863", "#e08214", "#d6604d", "#b2182b"]
+    colours = ["#1b7837", "#5aae61", "#a6dba0", "#b2abd2", "#fdb863", "#e08214", "#d6604d", "#b2182b"]
     ways = list(WAYS)
     left, width, bar = 230, 620, 13
     most = max([max(interval(ratios(raw[x], w, cost))[0] for w in ways if ratios(raw[x], w, cost))
@@ -395,7 +395,7 @@ def plot(raw, path):
         return max(math.log(max(ratio, 0.98)) * scale, 1)
 
     out, y = [], 56
-    for tick in (1, 1.1, 1.5, 2, 3, 5, 10, 20, 50, 100):
+    for tick in (1, 1.5, 2, 3, 5, 10, 20, 50, 100):
         if tick > most * 1.1:
             break
         x = left + math.log(tick) * scale
@@ -509,7 +509,7 @@ def maps_bytes(pid):
 def daemon(args):
     lines = ["## The daemon itself", "",
              "Ordinary targets: 20 000 objects, fifty small requests a second each; default settings. CPU "
-             f"over {args.seconds} s, from a minute after the start. Maps: what the kernel says its BPF maps "
+             f"over {args.seconds} s, from as long after the start. Maps: what the kernel says its BPF maps "
              "take here, with two possible CPUs.", "",
              "| targets | RSS | BPF maps | CPU, of one core |", "|---|---|---|---|"]
     for n in (50, 200):
@@ -524,7 +524,7 @@ def daemon(args):
                 time.sleep(1)
             else:
                 raise RuntimeError(f"not all {n} are watched")
-            time.sleep(60)
+            time.sleep(args.seconds)
             cpu = cpu_seconds(d.process.pid)
             time.sleep(args.seconds)
             share = (cpu_seconds(d.process.pid) - cpu) / args.seconds

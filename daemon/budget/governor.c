@@ -288,6 +288,7 @@ static struct governor_order decide(struct governor *g, const struct governor_lo
 	if (g->scope == GOVERNOR_NOTHING && overdue > 1)
 		tail = (uint64_t)((double)tail * pow(0.5, overdue));
 	rest = MIN(l->rest_ns, SECOND_NS << MIN(g->misses, 8u)); /* soon again, at first */
+	rest = MAX(rest, l->least_ns);
 	if ((l->wanted || g->now_ns - g->since_ns >= rest) && may >= tail + USEFUL_NS) {
 		g->settled = g->scope;
 		move_to(g, GOVERNOR_EVERYTHING);

@@ -78,7 +78,8 @@ struct governor_look {
 	uint64_t cpu_ns;   /* used by the target, what was spent on it included */
 	uint64_t spent_ns; /* on it: hits, censuses, ... */
 	uint64_t hits[GOVERNOR_GROUPS];
-	uint64_t rest_ns; /* between two windows */
+	uint64_t rest_ns;  /* between two windows; at first they come sooner, */
+	uint64_t least_ns; /* but never sooner than this */
 	bool wanted;      /* somebody waits for one: as soon as it can be afforded */
 };
 

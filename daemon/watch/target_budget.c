@@ -219,12 +219,13 @@ static void move_to(struct target *t, enum probe_scope s)
 static struct governor_look look_now(const struct target *t)
 {
 	const struct target_budget *b = &t->budget;
+	uint64_t pace_ns =
+		(uint64_t)((double)b->window_cpu_ns * (double)*t->o.n_targets / DAEMON_SHARE);
 	struct governor_look l = {.now_ns = now_monotonic_ns(),
 		.cpu_ns = clock_ns(b->cpu_clock),
 		.spent_ns = probe_target_spent_ns(t->pt),
-		.rest_ns = MAX(WINDOW_INTERVALS * t->o.config->growth_interval_ns,
-			(uint64_t)((double)b->window_cpu_ns * (double)*t->o.n_targets /
-				   DAEMON_SHARE)),
+		.rest_ns = MAX(WINDOW_INTERVALS * t->o.config->growth_interval_ns, pace_ns),
+		.least_ns = pace_ns,
 		.wanted = t->waiters != NULL};
 
 	probe_target_hits(t->pt, l.hits);
