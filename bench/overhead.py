@@ -510,7 +510,8 @@ def daemon(args):
     lines = ["## The daemon itself", "",
              "Ordinary targets: 20 000 objects, fifty small requests a second each; default settings. CPU "
              f"over {args.seconds} s, from as long after the start. Maps: what the kernel says its BPF maps "
-             "take here, with two possible CPUs.", "",
+             "take here, with two possible CPUs. Most of the CPU goes to targets at the edge of their budget, "
+             "whose probes come and go.", "",
              "| targets | RSS | BPF maps | CPU, of one core |", "|---|---|---|---|"]
     for n in (50, 200):
         targets = [Process("ordinary") for _ in range(n)]
