@@ -481,7 +481,7 @@ def measure(args):
             f.write(HEAD.format(when=time.strftime("%Y-%m-%d"), machine=machine,
                                 kernel=os.uname().release, long=LONG, short=SHORT,
                                 python=sys.version.split()[0], memray=memray or "not there"))
-            f.write("\n".join(table(raw)) + daemon_part)
+            f.write("\n".join(table(raw)) + "\n" + daemon_part)
         plot(raw, os.path.join(args.output, "overhead.svg"))
 
 
