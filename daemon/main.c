@@ -336,7 +336,7 @@ static void stop(struct daemon *d)
 	config_free(d->config);
 }
 
-/* A dozen descriptors a target: as many as may be had. Children do not inherit any, and use none. */
+/* A dozen descriptors a target: as many as may be had. */
 static void raise_limits(void)
 {
 	struct rlimit l;

@@ -93,27 +93,30 @@ static int gone_set(const struct gone_list *g, struct u64map *ret)
 	return r;
 }
 
-/* What was counted in the old table after it was copied. A program that is about to count there right
- * now is missed. */
-static int counts_carry(int from, int to, const struct entry *v, size_t n)
+/* What was counted in the old table after it was copied; and who has died since, lest an entry of a dead
+ * class waits for the next one at its address. A program that is about to count there right now is
+ * missed. */
+static void counts_carry(int from, int to, const struct entry *v, size_t n)
 {
 	for (size_t i = 0; i < n; i++) {
 		struct pyleak_count old, c;
 
-		if (bpf_map_lookup_elem(from, &v[i].type, &old) ||
-			bpf_map_lookup_elem(to, &v[i].type, &c) ||
+		if (bpf_map_lookup_elem(from, &v[i].type, &old)) {
+			bpf_map_delete_elem(to, &v[i].type);
+			continue;
+		}
+		if (bpf_map_lookup_elem(to, &v[i].type, &c) ||
 			(old.births == v[i].count.births && old.deaths == v[i].count.deaths))
 			continue;
 		c.births += old.births - v[i].count.births;
 		c.deaths += old.deaths - v[i].count.deaths;
-		if (bpf_map_update_elem(to, &v[i].type, &c, BPF_EXIST))
-			return -errno;
+		bpf_map_update_elem(to, &v[i].type, &c, BPF_EXIST);
 	}
-	return 0;
 }
 
-/* Room for four times as many types, before the table is full. */
-static int counts_grow(struct probe_target *t, const struct entry *v, size_t n, bool *ret_grown)
+/* Room for four times as many types, before the table is full. Where there is no memory for that it goes
+ * on with what it has. True: it has grown. */
+static bool counts_grow(struct probe_target *t, const struct entry *v, size_t n)
 {
 	struct pyleak_target *s = &t->probe->shared[t->slot];
 	_cleanup_close_ int old = -1;
@@ -121,25 +124,25 @@ static int counts_grow(struct probe_target *t, const struct entry *v, size_t n, 
 	int fd, r = 0;
 
 	if (n < t->counts_max / 4 * 3 || room <= t->counts_max)
-		return 0;
+		return false;
 	fd = counts_map(room);
 	if (fd < 0)
-		return fd == -ENOMEM ? fd : 0; /* goes on with what it has */
+		return false;
 	for (size_t i = 0; i < n && !r; i++)
 		r = bpf_map_update_elem(fd, &v[i].type, &v[i].count, BPF_ANY);
 	if (!r)
 		r = slot_hang(t->probe, t->slot, fd);
 	if (r) {
 		close(fd);
-		return r;
+		return false;
 	}
 	old = t->counts;
 	t->counts = fd;
 	t->counts_max = room;
 	/* What was lost has been made up for by a gap. */
 	__atomic_store_n(&s->dropped, 0, __ATOMIC_SEQ_CST);
-	*ret_grown = true;
-	return counts_carry(old, fd, v, n);
+	counts_carry(old, fd, v, n);
+	return true;
 }
 
 void probe_target_forget(struct probe_target *t, uint64_t type)
@@ -161,7 +164,7 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 	/* The entries first, the dead after: what dies in between is in both, never in none. */
 	r = counters_read(t, &v, &n);
 	if (!r)
-		r = counts_grow(t, v, n, &grown);
+		grown = counts_grow(t, v, n);
 	if (!r)
 		r = probe_drain(t->probe);
 	if (!r)

@@ -35,8 +35,8 @@ int probe_open(const struct probe_options *o, struct probe **ret, struct err *er
 void probe_free(struct probe *p);
 void probe_freep(struct probe **p);
 
-/* Readable when a census has ended, a limit is reached or a class has died; then call probe_dispatch(), which calls
- * the targets' callbacks. Never blocks. */
+/* Readable when a census has ended, a limit is reached or a class has died; then call
+ * probe_dispatch(), which calls the targets' callbacks. Never blocks. */
 int probe_fd(const struct probe *p);
 int probe_dispatch(struct probe *p);
 

@@ -623,6 +623,32 @@ static void test_pid_namespace(void **state)
 	end(x);
 }
 
+/* Far more classes than a table begins with, which grows between two reads; nothing is lost of those
+ * that were counted before. */
+static void test_growing(void **state)
+{
+	struct target *x = start(pythons[0]);
+	struct truth *a = calloc(8192, sizeof(*a));
+	int64_t *have = calloc(8192, sizeof(*have));
+	size_t n = 0, some = 0;
+
+	assert_true(a && have);
+	attach(x);
+	for (int round = 0; round < 2; round++) {
+		n = ask(x, "stay 3500", a, 8192);
+		levels(x, a, n, have);
+		for (size_t i = 0; i < n; i++) {
+			assert_int_equal(have[i], a[i].n);
+			some += have[i] > 0;
+		}
+	}
+	assert_int_equal(n, 7000);
+	assert_true(some > 7000);
+	free(have);
+	free(a);
+	end(x);
+}
+
 static uint64_t hits(const struct target *x, int group)
 {
 	uint64_t h[PROBE_GROUPS];
@@ -838,6 +864,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_classes),
 		cmocka_unit_test(test_two_targets),
 		cmocka_unit_test(test_pid_namespace),
+		cmocka_unit_test(test_growing),
 		cmocka_unit_test(test_scopes),
 		cmocka_unit_test(test_dead_target),
 		cmocka_unit_test(test_limits),
