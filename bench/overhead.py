@@ -9,10 +9,13 @@ Runs the programs of bench/load.py (as root), always two of them on one CPU, of 
 the machine does to one, it does to the other in the same milliseconds. A round takes every way in turn; a
 table of the ratios (CPU time an operation, throughput, latency) with medians and 95 % intervals goes to
 DIR/overhead.md, a plot to DIR/overhead.svg. Every round counts. Raw figures are kept in FILE after each
-round; a run that is ended goes on from there.
+round; a run that is ended goes on from there. Wants bpftrace, python3-objgraph and, for memray in a root of
+Debian 13, debootstrap; what is missing is said and left out.
 """
 
 import argparse
+import ctypes
+import importlib.util
 import json
 import math
 import os
@@ -57,6 +60,16 @@ WAYS = {
 }
 
 
+def goes_with_us(how=signal.SIGKILL):
+    """In a child: it ends when this program does, however that ends."""
+    ctypes.CDLL(None).prctl(1, how)  # PR_SET_PDEATHSIG
+
+
+def measured():
+    goes_with_us()
+    os.sched_setaffinity(0, TWINS)
+
+
 def cpu_seconds(pid):
     """Of a process with all its threads, to the nanosecond: the kernel's clock of it."""
     return time.clock_gettime((~pid << 3) | 2)
@@ -82,7 +95,7 @@ class Process:
             command, env=dict({"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "HOME": "/tmp", "LC_ALL": "C.UTF-8",
                                "PYTHONDONTWRITEBYTECODE": "1"}, **(env or {})),
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-            preexec_fn=lambda: os.sched_setaffinity(0, TWINS))
+            preexec_fn=measured)
         self.pid = self.process.pid
         self.done = open(self.folder + "/done", "rb")  # pylint: disable=consider-using-with
         while (line := self.process.stdout.readline()).strip() != b"8":
@@ -194,7 +207,8 @@ class Daemon:
         for p in pids:
             argv += ["--pid", str(p)]
         self.log = open(self.folder + "/log", "w", encoding="utf-8")  # pylint: disable=consider-using-with
-        self.process = subprocess.Popen(argv, stderr=self.log)
+        self.process = subprocess.Popen(argv, stderr=self.log,
+                                        preexec_fn=lambda: goes_with_us(signal.SIGTERM))
 
     def status(self):
         done = subprocess.run([self.build + "/pyleakctl", "--socket", self.folder + "/s", "--json",
@@ -217,7 +231,8 @@ class Bpftrace:
             for name in ("PyType_GenericAlloc", "_PyObject_GC_New", "_PyObject_GC_NewVar",
                          "_PyObject_New", "_PyObject_NewVar", "PyObject_GC_Del")).replace("; ", " ")
         self.process = subprocess.Popen(["bpftrace", "-p", str(process.pid), "-e", script],
-                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+                                        stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                        preexec_fn=goes_with_us)
         said = line = self.process.stdout.readline()
         while b"Attaching" not in line:
             if not line:
@@ -297,8 +312,8 @@ class Round:
 
     def run(self):
         out = {}
-        within = [w for w in WAYS if WAYS[w][2] in ("daemon", "bpftrace")]
-        outside = [w for w in WAYS if WAYS[w][2] == "process" or (WAYS[w][2] == "root" and self.root)]
+        within = [w for w in self.args.ways if WAYS[w][2] in ("daemon", "bpftrace")]
+        outside = [w for w in self.args.ways if WAYS[w][2] in ("process", "root")]
         random.shuffle(within)
         random.shuffle(outside)
         twins = Twins(self.load)
@@ -452,7 +467,14 @@ def measure(args):
         root = builds.Roots(args.roots, lambda s: print(s, flush=True)).install(
             "trixie", "python3", "python3-memray")
     except builds.Unavailable as e:
-        print(f"no memray: {e}", file=sys.stderr)
+        print(f"left out: memray: {e}", file=sys.stderr)
+    missing = {"bpftrace": not shutil.which("bpftrace"),
+               "objgraph": not importlib.util.find_spec("objgraph"),
+               "memray": not root, "memray-python": not root}
+    args.ways = [w for w in WAYS if not missing.get(w)]
+    for way, package in (("bpftrace", "bpftrace"), ("objgraph", "python3-objgraph")):
+        if missing[way]:
+            print(f"left out: {way} is not there: apt-get install {package}", file=sys.stderr)
     raw = {}
     if os.path.exists(args.raw):
         with open(args.raw, encoding="utf-8") as f:
@@ -468,9 +490,9 @@ def measure(args):
             os.rename(args.raw + ".part", args.raw)
             print(f"round {number + 1}, {load}: {time.monotonic() - at:.0f} s", flush=True)
     if args.output:
-        memray = subprocess.run(["chroot", root, "python3", "-c",
-                                 "import memray; print(memray.__version__)"],
-                                capture_output=True, text=True, check=False).stdout.strip()
+        memray = root and subprocess.run(
+            ["chroot", root, "python3", "-c", "import memray; print(memray.__version__)"],
+            capture_output=True, text=True, check=False).stdout.strip()
         with open("/proc/cpuinfo", encoding="utf-8") as f:
             machine = re.search(r"model name\s*: (.*)", f.read()).group(1)
         daemon_part = ""
