@@ -533,7 +533,7 @@ static void reply_top(struct ask *a, struct target *t, bool fresh)
 	for (size_t i = 0; i < k && (n <= 0 || (int64_t)i < n); i++) {
 		struct named *e = &v[i];
 
-		if (fresh && e->level != TRACK_UNKNOWN && e->bound == 0)
+		if (fresh && target_counts_all(t) && e->level != TRACK_UNKNOWN && e->bound == 0)
 			e->quality = TRACK_EXACT; /* counted in this very census */
 		json_array_append_new(list,
 			json_pack(

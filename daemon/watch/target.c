@@ -83,7 +83,7 @@ static void take_levels(struct target *t, int64_t at_ms)
 		target_type_flow(ty, &p.births, &p.deaths);
 		p.count = target_type_level(t, ty, NULL);
 		/* Births less deaths say nothing where they are seen in windows only. */
-		if (p.count != TRACK_UNKNOWN || target_budget_counts_all(t))
+		if (p.count != TRACK_UNKNOWN || target_counts_all(t))
 			track_sample(t->track, ty->track, &p);
 	}
 }
@@ -109,13 +109,12 @@ static void end_sample(struct target *t)
 
 static void sample_without_census(struct target *t)
 {
-	/* Where nothing is counted on from the last census, there is news only of a reading. */
-	bool all = target_budget_counts_all(t);
-	bool fresh = !all && t->blocks.all_ms > t->sampled_ms;
+	/* Where nothing is counted on from the last census or reading, the levels are still theirs. */
+	bool all = target_counts_all(t);
 
 	end_sample(t);
 	if (read_counters(t) == 0)
-		take_sample(t, now_realtime_ms(), all || fresh || !t->sampled_ms);
+		take_sample(t, now_realtime_ms(), all || !t->sampled_ms);
 	answer_waiters(t, !all && t->waiters && now_realtime_ms() - t->blocks.all_ms < FRESH_MS);
 }
 
@@ -179,7 +178,7 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	if (r->way == CENSUS_STEPWISE && t->o.config->budget_cpu > 0)
 		t->due_ms = now_realtime_ms() +
 			    (int64_t)((double)r->cost_ns / 1e6 / t->o.config->budget_cpu);
-	if (r->status == CENSUS_TOO_LARGE && !target_budget_counts_all(t)) {
+	if (r->status == CENSUS_TOO_LARGE && !target_counts_all(t)) {
 		target_budget_cut_short(t); /* it was one step or nothing */
 		target_census_left_out(t);
 	} else if (r->status == CENSUS_TOO_LARGE || r->status == CENSUS_RESTARTS) {
@@ -248,7 +247,7 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	c->steps = r->steps;
 	c->estimate = r->estimate;
 	/* Samples from counters may have been taken since its instant. */
-	take_sample(t, r->at_ms > t->sampled_ms ? r->at_ms : now_realtime_ms(), true);
+	take_sample(t, r->at_ms >= t->sampled_ms ? r->at_ms : now_realtime_ms(), true);
 	if (probe_target_scope(t->pt) != PROBE_EVERYTHING)
 		types_gap(t);
 	answer_waiters(t, true);
@@ -325,7 +324,7 @@ static void start_sample(struct target *t)
 		sample_without_census(t);
 		return;
 	}
-	if (!target_budget_counts_all(t)) {
+	if (!target_counts_all(t)) {
 		start_sample_in_windows(t);
 		return;
 	}
@@ -366,6 +365,7 @@ void target_refresh(struct target *t, void (*f)(void *arg, bool ok), void *arg)
 	}
 	*w = (struct waiter){t->readers, f, arg};
 	t->readers = w;
+	t->blocks.news = 0;
 	target_budget_asked(t);
 	/* One that is under way began too early: target_blocks_done() starts another. */
 	t->read_again = t->blocks.running;
@@ -377,6 +377,8 @@ void target_blocks_done(struct target *t)
 {
 	struct waiter **last = &t->waiters;
 
+	if (!target_counts_all(t) && t->blocks.all_ms > t->sampled_ms)
+		take_sample(t, t->blocks.all_ms, true);
 	if (t->read_again) {
 		t->read_again = false;
 		if (target_blocks_start(t) == 0)

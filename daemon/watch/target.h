@@ -135,6 +135,8 @@ double target_overhead(const struct target *t);
 uint64_t target_hits(const struct target *t);
 /* What is attached, and why. */
 const struct governor *target_governor(const struct target *t);
+/* Every birth and death is counted, for good as far as one can tell; else in windows at the most. */
+bool target_counts_all(const struct target *t);
 /* Of the time since it is watched, in which every birth and death was counted: 0..1. */
 double target_observed_share(const struct target *t);
 /* Counters lost because a table was full; data is lossy when not 0. */

@@ -8,6 +8,7 @@
 #define READ_MAX         (UINT64_C(4) << 30) /* bytes; a second of the daemon's time */
 #define DOUBT            64 /* objects, or 1 %, that what is found in memory may be off */
 #define FRESH_MS         1000
+#define NEWS_MAX         2
 #define CENSUS_OLD       13 /* growth.intervals: two windows have passed without one */
 #define REFUSED_RETRY_NS UINT64_C(600000000000)
 #define SMALL_MAX        512 /* bytes, of a block in a pool: obmalloc.c */
@@ -133,26 +134,21 @@ static void forget_uncounted(struct target *t)
 			t->types[i]->blocks.known = false;
 }
 
-/* Of the types that were found some may not have been known: then once more. */
+/* Of the types that were found some may not have been known: then once more, but not without end where
+ * classes are made all the time. */
 static void take_over_all(struct target *t, const struct blocks_reading *b)
 {
 	size_t n;
 	const uint64_t *found = blocks_found(b, &n);
 	bool news = false;
 
-	for (size_t i = 0; i < n; i++) {
-		struct target_type *ty = type_find(t, found[i]) ? NULL : type_new(t, found[i]);
-
-		if (!ty)
-			continue;
-		type_name(t, ty);
-		news = true;
-	}
+	for (size_t i = 0; i < n; i++)
+		news |= type_found(t, found[i]);
 	t->blocks.all_ms = now_realtime_ms();
 	if (!news)
 		return;
 	t->blocks.took_ns = 0; /* do not wait as long as that cost */
-	t->read_again = t->read_again || t->readers;
+	t->read_again = t->read_again || (t->readers && t->blocks.news++ < NEWS_MAX);
 }
 
 static void on_done(void *userdata, const struct blocks_reading *b, int result)
@@ -190,7 +186,7 @@ static bool wants_all(const struct target *t)
 {
 	int64_t age_ms = now_realtime_ms() - t->census.at_ms;
 
-	return !target_budget_counts_all(t) &&
+	return !target_counts_all(t) &&
 	       (t->readers || t->census.state != TARGET_CENSUS_OK ||
 		       age_ms > (int64_t)(CENSUS_OLD * t->o.config->growth_interval_ns / 1000000));
 }

@@ -43,6 +43,12 @@ static uint64_t clock_ns(clockid_t clock)
 	return (uint64_t)ts.tv_sec * 1000000000 + (uint64_t)ts.tv_nsec;
 }
 
+/* A process that is about to go may have no clock any more. */
+static uint64_t later(uint64_t now, uint64_t then)
+{
+	return now > then ? now - then : 0;
+}
+
 /* ---- what was seen ------------------------------------------------------------------------- */
 
 /* From here on everything is counted. */
@@ -73,9 +79,9 @@ static void fade(struct target_seen *s)
 static void seen_end(struct target *t)
 {
 	struct target_budget *b = &t->budget;
-	uint64_t now = now_monotonic_ns(), cpu = clock_ns(b->cpu_clock) - b->seen_cpu_ns;
-	uint64_t spent = probe_target_spent_ns(t->pt) - b->seen_spent_ns;
-	double own = (double)(cpu > spent ? cpu - spent : 0) / 1e9;
+	uint64_t now = now_monotonic_ns(), cpu = later(clock_ns(b->cpu_clock), b->seen_cpu_ns);
+	uint64_t spent = later(probe_target_spent_ns(t->pt), b->seen_spent_ns);
+	double own = (double)later(cpu, spent) / 1e9;
 
 	b->seen_ns += now - b->seen_since_ns;
 	b->seen_since_ns = 0;
@@ -133,7 +139,7 @@ double target_observed_share(const struct target *t)
 	return all ? MIN((double)seen / (double)all, 1.0) : 1;
 }
 
-bool target_budget_counts_all(const struct target *t)
+bool target_counts_all(const struct target *t)
 {
 	return probe_target_scope(t->pt) == PROBE_EVERYTHING && !t->budget.g.window;
 }
@@ -143,7 +149,9 @@ bool target_budget_births_since(const struct target *t, const struct target_type
 	const struct target_budget *b = &t->budget;
 	int64_t since = b->births_since_ms;
 
-	if (!since && ty->instances)
+	/* Of a class that a class statement has made; others may be born elsewhere as well, and nobody
+	 * has seen it yet. */
+	if (!since && ty->instances && ty->info.heap && ty->law.closed)
 		since = b->instances_since_ms;
 	return since && since <= ms;
 }
@@ -308,7 +316,7 @@ void target_budget_look(struct target *t)
 	sd_event_source_set_enabled(b->look, SD_EVENT_ONESHOT);
 	if (o.window)
 		window_opened(t, o.hits * b->g.config.hit_ns);
-	if (target_budget_counts_all(t))
+	if (target_counts_all(t))
 		probe_target_follow(t->pt, true);
 	tell(t);
 }
@@ -367,9 +375,10 @@ void target_budget_sampled(struct target *t)
 	uint64_t spent = probe_target_spent_ns(t->pt);
 
 	if (b->sampled_ns && now > b->sampled_ns) {
-		uint64_t c = cpu - b->sampled_cpu_ns, s = spent - b->sampled_spent_ns;
+		uint64_t used = later(later(cpu, b->sampled_cpu_ns),
+			later(spent, b->sampled_spent_ns));
 
-		b->own_rate = (double)(c > s ? c - s : 0) / (double)(now - b->sampled_ns);
+		b->own_rate = (double)used / (double)(now - b->sampled_ns);
 	}
 	b->sampled_ns = now;
 	b->sampled_cpu_ns = cpu;

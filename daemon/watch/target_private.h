@@ -72,6 +72,7 @@ struct target {
 		uint64_t took_ns; /* the last one */
 		uint64_t next_ns; /* not before, CLOCK_MONOTONIC; and see target_blocks_due() */
 		bool all;         /* it counts every type, not only those */
+		unsigned news;    /* readings begun anew for who waits, since types were found */
 		int64_t all_ms;   /* the last one of that kind; 0: none */
 		char reason[256]; /* why there are none; "" */
 	} blocks;
@@ -101,6 +102,8 @@ struct target {
 struct target_type *type_find(struct target *t, uint64_t addr);
 /* NULL: no room. */
 struct target_type *type_new(struct target *t, uint64_t addr);
+/* A type that was found in memory. True: it is one, and was not known. */
+bool type_found(struct target *t, uint64_t addr);
 /* Reads its name, unless that is known. */
 void type_name(struct target *t, struct target_type *ty);
 void types_release(struct target *t);
@@ -144,8 +147,6 @@ void target_budget_asked(struct target *t);
 bool target_budget_idle(const struct target *t);
 /* A census in a window was not done when that ended. */
 void target_budget_cut_short(struct target *t);
-/* Every birth and death is counted, for good as far as one can tell; else in windows at the most. */
-bool target_budget_counts_all(const struct target *t);
 /* Whether births of the type, or births and deaths of all, were counted without a break since. */
 bool target_budget_births_since(const struct target *t, const struct target_type *ty, int64_t ms);
 bool target_budget_all_since(const struct target *t, int64_t ms);

@@ -181,6 +181,19 @@ void type_name(struct target *t, struct target_type *ty)
 	ty->track = track_type_get(t->track, ty->serial, ty->info.name);
 }
 
+bool type_found(struct target *t, uint64_t addr)
+{
+	struct target_type *ty = type_find(t, addr) ? NULL : type_new(t, addr);
+
+	if (!ty)
+		return false;
+	type_name(t, ty);
+	if (ty->named)
+		return true;
+	type_drop(t, t->n_types - 1); /* it only looked like one */
+	return false;
+}
+
 /* Some of its births and deaths are a pop from and a push to a list of the interpreter's own, which
  * no site sees: the level may be off by the length of that list however often it was right. */
 static bool has_free_list(const struct target_type *ty)
@@ -325,7 +338,7 @@ enum track_quality target_type_quality(const struct target *t, const struct targ
 		return TRACK_ESTIMATE;
 	if (!ty->law.begun || !ty->always_tracked)
 		return TRACK_BLIND;
-	if (!target_budget_counts_all(t))
+	if (!target_counts_all(t))
 		return at_census(t) && ty->law.min == ty->law.max ? TRACK_EXACT : TRACK_ESTIMATE;
 	if (t->dropped_types || t->totals.dropped)
 		return TRACK_ESTIMATE;
@@ -342,7 +355,7 @@ bool target_type_flow(const struct target_type *ty, uint64_t *ret_births, uint64
 
 enum track_quality target_type_rates_quality(const struct target *t, const struct target_type *ty)
 {
-	if (!ty->births && !ty->deaths && target_budget_counts_all(t))
+	if (!ty->births && !ty->deaths && target_counts_all(t))
 		return TRACK_BLIND;
 	return target_budget_all_since(t, t->sampled_ms) && law_proven(&ty->law) &&
 			       !has_free_list(ty) && !ty->blocks.known && !t->totals.dropped

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """budget.cpu holds, and what is told under it is right or says how wrong it may be."""
 
+import datetime
 import signal
 import time
 import unittest
@@ -104,6 +105,66 @@ class Budget(harness.RootTest):
                     self.assertIsNone(row["alloc_rate"])
                 self.d.end()
                 self.t.end()
+
+    def test_levels_are_of_their_time(self):
+        """A large heap that grows by the thousand a second: what is told is true of when it says."""
+        self.start(200000, code=BUSY.replace("say('up')\n", """
+when = []
+def watch():
+    while True: when.append((time.time(), len(leaked))); time.sleep(0.02)
+threading.Thread(target=watch, daemon=True).start()
+say('up')
+""", 1).replace("'cpu': time.process_time()", "'when': when"))
+        self.t.ask("leak 40")
+        self.d.wait_for(lambda: self.d.top(self.t.pid).get("__main__.Leaked", {}).get("count"))
+        told = {}
+        for _ in range(30):
+            doc = self.d.ask("top", self.t.pid, "-n", 100000)
+            told[doc["at"]] = next(x for x in doc["types"] if x["type"] == "__main__.Leaked")
+            time.sleep(0.3)
+        when = self.t.ask("stop")["when"]
+        self.assertGreater(len(told), 1)
+        for at, row in told.items():
+            t = datetime.datetime.fromisoformat(at).timestamp()
+            # While it was read, and while the watching thread waited for its turn.
+            near = [n for x, n in when if abs(x - t) < 0.4]
+            self.assertTrue(min(near) - row["count_bound"] <= row["count"]
+                            <= max(near) + row["count_bound"], (row, min(near), max(near)))
+
+    def test_classes_that_died_unseen(self):
+        """Between two windows classes die and others take their places: none is taken for a dead one."""
+        self.start(100, code=r"""
+import threading
+class A: pass
+def storm():
+    while True: [A() for _ in range(20000)]
+kept = []
+def replace():
+    global kept
+    kept = []; gc.collect()
+    kept = [(c, [c() for _ in range(i + 1)])
+            for i in range(60) for c in [type(f'New{i}', (), {'__slots__': ('x',)})]]
+    return {c.__name__: (id(c), len(x)) for c, x in kept}
+say('up'); hear()
+kept = [(c, [c()]) for i in range(60) for c in [type(f'Old{i}', (), {'__slots__': ('x',)})]]
+old = {id(c) for c, _ in kept}
+del c if 'c' in globals() else kept[:0]
+threading.Thread(target=storm, daemon=True).start()
+say(len(old))
+while hear():
+    new = replace(); say([len(old & {a for a, _ in new.values()}), {k: n for k, (_, n) in new.items()}])
+""".replace("del c if 'c' in globals() else kept[:0]\n", ""))
+        self.d.wait_for(lambda: self.budget()["scope"] != "everything" and
+                        "__main__.Old59" in self.d.top(self.t.pid, "--fresh"))
+        time.sleep(1)
+        again, truth = self.t.ask("replace")
+        self.assertGreater(again, 0, "no address was used again, so nothing was tested")
+        time.sleep(11)  # they are looked at every ten seconds
+        rows = self.d.wait_for(lambda: (lambda x: x if "__main__.New59" in x else None)(
+            self.d.top(self.t.pid, "--fresh")))
+        for name, n in truth.items():
+            self.assertEqual(rows["__main__." + name]["count"], n, rows["__main__." + name])
+        self.assertFalse([k for k, x in rows.items() if ".Old" in k and x["count"]])
 
     def test_leak_in_a_storm(self):
         self.start(1000)
