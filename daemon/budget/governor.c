@@ -257,7 +257,8 @@ static bool stay(struct governor *g, uint64_t may, uint64_t part, struct governo
 static struct governor_order decide(struct governor *g, const struct governor_look *l)
 {
 	struct governor_order o;
-	uint64_t may, tail, part, rest;
+	uint64_t may, tail, part, rest, rested;
+	bool due;
 	double overdue;
 
 	take_in(g, l);
@@ -265,7 +266,7 @@ static struct governor_order decide(struct governor *g, const struct governor_lo
 		move_to(g, GOVERNOR_EVERYTHING);
 		g->window = false;
 		return (struct governor_order){
-			GOVERNOR_EVERYTHING, false, UINT64_MAX, LOOK_NS};
+			.scope = GOVERNOR_EVERYTHING, .hits = UINT64_MAX, .look_ns = LOOK_NS};
 	}
 	may = allowance(g, l->wanted);
 	part = (uint64_t)(g->config.share * ten_seconds(g, g->used)) / WINDOW_PART;
@@ -288,8 +289,9 @@ static struct governor_order decide(struct governor *g, const struct governor_lo
 	if (g->scope == GOVERNOR_NOTHING && overdue > 1)
 		tail = (uint64_t)((double)tail * pow(0.5, overdue));
 	rest = MIN(l->rest_ns, SECOND_NS << MIN(g->misses, 8u)); /* soon again, at first */
-	rest = MAX(rest, l->least_ns);
-	if ((l->wanted || g->now_ns - g->since_ns >= rest) && may >= tail + USEFUL_NS) {
+	rested = g->now_ns - g->since_ns;
+	due = (l->wanted || rested >= rest) && may >= tail + USEFUL_NS;
+	if (due && (l->wanted || l->turn)) {
 		g->settled = g->scope;
 		move_to(g, GOVERNOR_EVERYTHING);
 		g->window = true;
@@ -303,7 +305,12 @@ static struct governor_order decide(struct governor *g, const struct governor_lo
 		g->since_ns = since_ns;
 	}
 	tail = tail_ns(g, g->scope);
-	return order(g, false, MIN(may > tail ? may - tail : 1, news_ns(g, LOOK_NS)));
+	o = order(g, false, MIN(may > tail ? may - tail : 1, news_ns(g, LOOK_NS)));
+	o.waits = due;
+	/* Nothing can happen for long; then what it used last is to be known well. */
+	if (g->scope == GOVERNOR_NOTHING && rest > rested + GOVERNOR_SLICES * SLICE_NS)
+		o.look_ns = LOOK_CALM_NS;
+	return o;
 }
 
 struct governor_order governor_decide(struct governor *g, const struct governor_look *l)

@@ -78,14 +78,15 @@ struct governor_look {
 	uint64_t cpu_ns;   /* used by the target, what was spent on it included */
 	uint64_t spent_ns; /* on it: hits, censuses, ... */
 	uint64_t hits[GOVERNOR_GROUPS];
-	uint64_t rest_ns;  /* between two windows; at first they come sooner, */
-	uint64_t least_ns; /* but never sooner than this */
+	uint64_t rest_ns;  /* between two windows; at first they come sooner */
+	bool turn;        /* a window may be opened: others do not want one more urgently */
 	bool wanted;      /* somebody waits for one: as soon as it can be afforded */
 };
 
 struct governor_order {
 	enum governor_scope scope;
 	bool window;      /* a census is worth it now */
+	bool waits;       /* for its turn to open one */
 	uint64_t hits;    /* look again after so many; UINT64_MAX: no matter how many */
 	uint64_t look_ns; /* look again after so long at the latest */
 };

@@ -9,7 +9,7 @@
 
 #define CLOSE_MAX_NS 5000000UL
 
-_Static_assert(CENSUS_REASONS == PYLEAK_N_RESTARTS, "one name each");
+_Static_assert((int)CENSUS_TOO_WIDE == (int)PYLEAK_N_RESTARTS, "one name each");
 
 const char *census_reason(unsigned i)
 {
@@ -23,6 +23,7 @@ const char *census_reason(unsigned i)
 		[PYLEAK_RESTART_RING] = "arrived in another generation",
 		[PYLEAK_RESTART_LINK] = "broken link",
 		[PYLEAK_RESTART_FAULT] = "unreadable object",
+		[CENSUS_TOO_WIDE] = "many objects freed while they were counted",
 	};
 
 	return i < ARRAY_SIZE(names) ? names[i] : "";
@@ -139,7 +140,7 @@ int census_finish(struct probe_target *t)
 		.objects = c.objects,
 		.steps = c.steps,
 	};
-	for (unsigned i = 0; i < CENSUS_REASONS; i++)
+	for (unsigned i = 0; i < PYLEAK_N_RESTARTS; i++)
 		t->result.restarts[i] = c.restarts[i];
 	switch (c.status) {
 	case PYLEAK_CENSUS_OK:
@@ -241,7 +242,7 @@ static int entry_make(struct probe_target *t, uint64_t type, struct pyleak_count
 	return bpf_map_lookup_elem(t->counts, &type, ret);
 }
 
-int probe_census_outside(struct probe_target *t, uint64_t max_objects)
+int probe_census_outside(struct probe_target *t, uint64_t max_objects, int tries)
 {
 	_cleanup_free_ struct python_level *levels = NULL;
 	_cleanup_free_ struct census_type *out = NULL;
@@ -256,7 +257,7 @@ int probe_census_outside(struct probe_target *t, uint64_t max_objects)
 	if (python_interpreters(t->py) > 1)
 		return -EMLINK;
 	before = slot_hits(t->probe, t->slot);
-	r = python_read_levels(t->py, &t->rings, 3, max_objects, &levels, &n, &objects);
+	r = python_read_levels(t->py, &t->rings, tries, max_objects, &levels, &n, &objects);
 	if (r)
 		return r;
 	result.at_ms = now_realtime_ms();

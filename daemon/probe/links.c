@@ -2,6 +2,7 @@
 #include <bpf/libbpf.h>
 #include <pthread.h>
 #include <string.h>
+#include <time.h>
 
 #include "daemon/probe/probe_private.h"
 
@@ -98,6 +99,7 @@ struct closers {
 	pthread_mutex_t lock;
 	pthread_cond_t idle;
 	unsigned n;
+	uint64_t took_ns; /* CPU time of those who closed last, about; 0: none has */
 };
 
 struct closer {
@@ -134,14 +136,28 @@ static void *close_later(void *userdata)
 {
 	struct closer *c = userdata;
 	struct closers *all = c->all;
+	struct timespec took = {0};
+	size_t n = c->links.n; /* about as many threads: this one, and some that do the same */
 
 	links_release(&c->links);
 	free(c);
+	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &took);
 	pthread_mutex_lock(&all->lock);
+	all->took_ns = ((uint64_t)took.tv_sec * 1000000000 + (uint64_t)took.tv_nsec) * n;
 	if (--all->n == 0)
 		pthread_cond_signal(&all->idle);
 	pthread_mutex_unlock(&all->lock);
 	return NULL;
+}
+
+uint64_t closers_took_ns(struct closers *c)
+{
+	uint64_t took_ns;
+
+	pthread_mutex_lock(&c->lock);
+	took_ns = c->took_ns;
+	pthread_mutex_unlock(&c->lock);
+	return took_ns;
 }
 
 void links_release_later(struct probe *p, struct links *l)

@@ -384,6 +384,11 @@ uint64_t probe_cost_ns(const struct probe *p, bool stepped)
 	return stepped ? p->cost_stepped_ns : p->cost_ns;
 }
 
+uint64_t probe_let_go_ns(const struct probe *p)
+{
+	return closers_took_ns(p->closers);
+}
+
 /* ---- events ---- */
 
 static int on_event(void *userdata, void *data, size_t n)

@@ -43,6 +43,8 @@ int probe_dispatch(struct probe *p);
 /* What a hit costs the target on this host, measured at probe_open(): on an instruction that the
  * kernel emulates, or on one that it single-steps. */
 uint64_t probe_cost_ns(const struct probe *p, bool stepped);
+/* Of the daemon's own CPU time, what it took of late to let go of a target in the background. */
+uint64_t probe_let_go_ns(const struct probe *p);
 
 /* How probes are attached: "uprobe_multi", or "perf" on kernels where such links are missing or
  * filter by thread. */
@@ -127,7 +129,9 @@ struct census_type {
 	uint64_t incarnation;    /* as in struct probe_count */
 };
 
-#define CENSUS_REASONS 9
+#define CENSUS_REASONS 10
+#define CENSUS_WIDE    0.01 /* of all objects: a wider interval tells too little, */
+#define CENSUS_TRIES   3    /* so it is worth another try or two */
 
 struct census_result {
 	enum census_status status;
@@ -144,11 +148,13 @@ struct census_result {
 	uint64_t objects;  /* walked forward */
 	uint64_t width;    /* sum of live_max - live_min */
 	unsigned steps;
-	unsigned restarts[CENSUS_REASONS]; /* by reason, see census_reason() */
+	unsigned restarts[CENSUS_REASONS]; /* by reason, see census_reason(), CENSUS_TOO_WIDE excepted */
 	const struct census_type *types;   /* valid during the callback */
 	size_t n_types;
 };
 
+/* The reason that whoever armed it may have to begin anew, see CENSUS_WIDE. */
+#define CENSUS_TOO_WIDE (CENSUS_REASONS - 1)
 /* "full collection", ...: why a census had to begin anew; i < CENSUS_REASONS. */
 const char *census_reason(unsigned i);
 const char *census_way_name(enum census_way w); /* "one-shot", "stepwise", "outside" */
@@ -188,10 +194,10 @@ unsigned probe_census_steps(const struct probe_target *t);
 /* For tests: only the birth of an object of this type (address) closes a census; 0: any hit. */
 void probe_census_close_at(struct probe_target *t, uint64_t type);
 
-/* The same for an idle target, which never hits a probe: reads the rings from outside until two
- * passes agree (python_read_levels()), with no pause. Calls on_census before it returns 0;
- * -EAGAIN when the heap would not hold still; -E2BIG above max_objects. */
-int probe_census_outside(struct probe_target *t, uint64_t max_objects);
+/* The same for a target that mostly waits: reads the rings from outside while it stands still
+ * (python_read_levels()), with no pause. Calls on_census before it returns 0; -EAGAIN when it did not
+ * stand still in any of so many tries; -E2BIG above max_objects. */
+int probe_census_outside(struct probe_target *t, uint64_t max_objects, int tries);
 
 /* ---- counters ---- */
 

@@ -150,6 +150,8 @@ void links_release_later(struct probe *p, struct links *l);
 int closers_new(struct closers **ret);
 /* Waits until all is detached. */
 void closers_free(struct closers *c);
+/* CPU time that the last release in the background took. */
+uint64_t closers_took_ns(struct closers *c);
 int links_move(struct links *to, struct links *from);
 
 /* ---- untracked.c ---- */

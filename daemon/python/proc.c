@@ -261,12 +261,26 @@ static uint64_t start_realtime_ms(uint64_t start_ticks, uint64_t hz)
 	return (uint64_t)(now_realtime_ms() - age_ms);
 }
 
+static uint64_t cpu_ns(const struct stat_line *s)
+{
+	return (s->utime + s->stime) * (1000000000 / (uint64_t)sysconf(_SC_CLK_TCK));
+}
+
+static void read_rss(struct proc_info *i)
+{
+	uint64_t rss;
+	char buf[256];
+
+	if (read_at(i->id.pid, "statm", buf, sizeof(buf)) > 0 &&
+		sscanf(buf, "%*u %" SCNu64, &rss) == 1)
+		i->rss_bytes = rss * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
 int proc_info_get(pid_t pid, struct proc_info *ret, struct err *err)
 {
-	uint64_t hz = (uint64_t)sysconf(_SC_CLK_TCK), rss;
+	uint64_t hz = (uint64_t)sysconf(_SC_CLK_TCK);
 	struct proc_info i = {.seccomp_mode = -1};
 	struct stat_line s;
-	char buf[256];
 	int r;
 
 	r = read_stat(pid, &s);
@@ -278,17 +292,34 @@ int proc_info_get(pid_t pid, struct proc_info *ret, struct err *err)
 	i.id = (struct proc_id){.pid = pid, .start_ticks = s.start};
 	snprintf(i.comm, sizeof(i.comm), "%s", s.comm);
 	i.state = s.state;
-	i.cpu_ns = (s.utime + s.stime) * (1000000000 / hz);
+	i.cpu_ns = cpu_ns(&s);
 	i.start_realtime_ms = start_realtime_ms(s.start, hz);
 	read_status(&i);
 	read_link(pid, "exe", i.exe, sizeof(i.exe));
 	read_cmdline(&i);
 	read_user(&i);
 	read_unit(&i);
-	if (read_at(pid, "statm", buf, sizeof(buf)) > 0 && sscanf(buf, "%*u %" SCNu64, &rss) == 1)
-		i.rss_bytes = rss * (uint64_t)sysconf(_SC_PAGESIZE);
+	read_rss(&i);
 	i.opted_out = environ_opts_out(pid);
 	*ret = i;
+	return 0;
+}
+
+int proc_info_update(struct proc_info *i)
+{
+	struct proc_info now = *i;
+	struct stat_line s;
+	int r = read_stat(i->id.pid, &s);
+
+	if (r == 0 && s.start != i->id.start_ticks)
+		r = -ESRCH;
+	if (r < 0)
+		return r;
+	now.state = s.state;
+	now.cpu_ns = cpu_ns(&s);
+	read_status(&now);
+	read_rss(&now);
+	*i = now;
 	return 0;
 }
 

@@ -62,6 +62,10 @@ bool proc_id_alive(const struct proc_id *id);
 /* Fills what can be read; what cannot be read is empty or 0. -ESRCH, -EACCES. */
 int proc_info_get(pid_t pid, struct proc_info *ret, struct err *err);
 
+/* What changes while it runs: state, CPU time, memory, identity, tracer, seccomp mode. -ESRCH: it is
+ * gone, *i is as before. */
+int proc_info_update(struct proc_info *i);
+
 /* At most 65536 mappings are kept. */
 int proc_maps_read(pid_t pid, struct proc_maps *ret, struct err *err);
 void proc_maps_release(struct proc_maps *m);

@@ -111,9 +111,10 @@ struct python_level {
 	uint64_t count;
 };
 
-/* Live tracked objects per type, by reading the rings from outside until two passes in a row
- * agree; for idle targets (a busy one is never still: -EAGAIN after `tries`). At most
- * max_objects nodes (-E2BIG above). *ret is malloc'ed, n entries. About 120 ns an object. */
+/* Live tracked objects per type, by reading the rings from outside while the target stands still: the
+ * clock of its CPU time is the same before and after. A busy one never is: -EAGAIN after `tries`
+ * passes. At most max_objects nodes (-E2BIG above). *ret is malloc'ed, n entries. About 120 ns an
+ * object. */
 int python_read_levels(const struct python *p, const struct python_rings *r, int tries,
 	uint64_t max_objects, struct python_level **ret, size_t *ret_n, uint64_t *ret_objects);
 

@@ -11,6 +11,7 @@
 
 #include <inttypes.h>
 #include <string.h>
+#include <time.h>
 
 #include "daemon/python/mem.h"
 #include "daemon/util/macros.h"
@@ -302,7 +303,6 @@ static bool cache_read(struct page_cache *c, pid_t pid, uint64_t addr, void *buf
 struct pass {
 	struct u64map counts; /* type -> objects */
 	uint64_t objects;
-	uint64_t sum; /* of all nodes and types, in order: two equal passes saw the same rings */
 };
 
 static int walk_ring(const struct python *p, uint64_t head, uint64_t max_objects,
@@ -327,7 +327,6 @@ static int walk_ring(const struct python *p, uint64_t head, uint64_t max_objects
 			last_type = n.type;
 		}
 		++*count;
-		s->sum = (s->sum ^ at ^ n.type) * 0x100000001b3u + 1;
 		back = at;
 	}
 	return 0;
@@ -340,13 +339,11 @@ static int walk_all(const struct python *p, const struct python_rings *r, uint64
 	int e = 0;
 
 	u64map_release(&s->counts);
-	*s = (struct pass){.sum = 0};
+	*s = (struct pass){.objects = 0};
 	memset(c->tag, 0, sizeof(c->tag));
 	e = mem_read_u32(p->id.pid, r->collecting, &before);
 	if (e < 0)
 		return e;
-	/* oldest first: what is promoted while we walk is missed, not met twice, and either way
-	 * the next pass differs */
 	for (int i = 3; i >= 0 && e == 0; i--)
 		if (r->head[i])
 			e = walk_ring(p, r->head[i], max_objects, c, s);
@@ -384,28 +381,35 @@ int python_read_levels(const struct python *p, const struct python_rings *r, int
 	uint64_t max_objects, struct python_level **ret, size_t *ret_n, uint64_t *ret_objects)
 {
 	_cleanup_free_ struct page_cache *c = malloc(sizeof(*c));
-	struct pass s = {.sum = 0};
-	uint64_t objects = 0, sum = 0;
-	bool have = false;
-	int e = -EAGAIN;
+	_cleanup_free_ struct python_level *v = NULL;
+	struct pass s = {.objects = 0};
+	struct timespec before, after;
+	size_t n = 0;
+	clockid_t clock;
+	int e;
 
 	if (!c)
 		return -ENOMEM;
-	for (int i = 0; i < tries; i++) {
-		e = walk_all(p, r, max_objects, c, &s);
-		if (e < 0 && e != -EAGAIN)
+	e = clock_getcpuclockid(p->id.pid, &clock) ? -ESRCH : -EAGAIN;
+	for (int i = 0; i < tries && e == -EAGAIN; i++) {
+		/* The clock goes on while any thread runs, to the nanosecond: kernel/time/posix-cpu-timers.c */
+		if (clock_gettime(clock, &before)) {
+			e = -ESRCH;
 			break;
-		if (e == 0 && have && s.objects == objects && s.sum == sum) {
-			e = hand_over(p, &s, ret, ret_n);
-			if (e == 0)
-				*ret_objects = s.objects;
-			if (e != -EAGAIN)
-				break;
 		}
-		have = e == 0;
-		objects = s.objects;
-		sum = s.sum;
-		e = -EAGAIN;
+		e = walk_all(p, r, max_objects, c, &s);
+		if (e == 0)
+			e = hand_over(p, &s, &v, &n);
+		if (e == 0 && (clock_gettime(clock, &after) || before.tv_sec != after.tv_sec ||
+				      before.tv_nsec != after.tv_nsec)) {
+			free(TAKE_PTR(v));
+			e = -EAGAIN;
+		}
+	}
+	if (e == 0) {
+		*ret = TAKE_PTR(v);
+		*ret_n = n;
+		*ret_objects = s.objects;
 	}
 	u64map_release(&s.counts);
 	return e;

@@ -156,13 +156,23 @@ bool law_proven(const struct law *l)
 	return l->confirmed && !l->bound && !l->slack && l->base_min == l->base_max && !l->gap;
 }
 
+static bool narrows(const struct law *l)
+{
+	return l->closed && l->tested && !l->bound && l->blind == LAW_SEES_BOTH;
+}
+
+uint64_t law_width(const struct law *l)
+{
+	return narrows(l) ? (uint64_t)(l->base_max - l->base_min) + l->slack : UINT64_MAX;
+}
+
 void law_census_range(const struct law *l, uint64_t *ret_min, uint64_t *ret_max)
 {
 	int64_t n = net(l->births, l->deaths);
 
 	*ret_min = l->min;
 	*ret_max = l->max;
-	if (!l->closed || !l->tested || l->bound || l->blind != LAW_SEES_BOTH)
+	if (!narrows(l))
 		return;
 	/* Not empty: a census that leaves nothing breaks the law, and is the base from then on. */
 	*ret_min = MAX(l->min, (uint64_t)MAX(l->base_min + n, (int64_t)0));

@@ -78,6 +78,9 @@ void law_gap(struct law *l);
  * where the type is closed and the law has held. Needs `begun`. */
 void law_census_range(const struct law *l, uint64_t *ret_min, uint64_t *ret_max);
 
+/* The next census's interval will be narrowed to this at least; UINT64_MAX: not at all. */
+uint64_t law_width(const struct law *l);
+
 /* The middle of that and how far it may be off. Needs `begun`. */
 int64_t law_census_level(const struct law *l, int64_t *ret_bound);
 

@@ -6,8 +6,6 @@
 
 #include "daemon/util/macros.h"
 
-#define SHARE 400 /* of one CPU: a quarter of a percent */
-
 struct job {
 	struct job *next;
 	struct blocks_reading *reading;
@@ -131,6 +129,11 @@ int reader_ask(struct reader *r, struct blocks_reading *b,
 	return 0;
 }
 
+bool reader_busy(const struct reader *r)
+{
+	return r->jobs;
+}
+
 void reader_forget(struct reader *r, const void *userdata)
 {
 	for (struct job *j = r->jobs; j; j = j->next)
@@ -138,9 +141,4 @@ void reader_forget(struct reader *r, const void *userdata)
 			j->done = NULL;
 			blocks_cancel(j->reading);
 		}
-}
-
-uint64_t reader_rest_ns(uint64_t took_ns, size_t readers)
-{
-	return SHARE * took_ns * (readers ? readers : 1);
 }

@@ -23,11 +23,10 @@ void reader_free(struct reader *r);
 int reader_ask(struct reader *r, struct blocks_reading *b,
 	void (*done)(void *userdata, const struct blocks_reading *b, int result), void *userdata);
 
+/* A reading is under way. */
+bool reader_busy(const struct reader *r);
+
 /* The one who asked is gone: its done() is not called. */
 void reader_forget(struct reader *r, const void *userdata);
-
-/* How long to wait after a reading that took so long before the next one of the same process that
- * nobody has asked for: all `readers` processes together take a quarter of a percent of one CPU. */
-uint64_t reader_rest_ns(uint64_t took_ns, size_t readers);
 
 #endif

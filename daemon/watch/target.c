@@ -11,6 +11,11 @@
 #define FRESH_MS              10000LL    /* a reading that answers who waits */
 #define IDLE_US               2000000ULL /* no hit for so long: read the rings from outside */
 #define OUTSIDE_OBJECTS_MAX   2000000ULL
+#define OUTSIDE_TRIES         3
+#define WALK_OBJECTS_MAX      50000ULL /* that nobody waits for: others must not wait for it either */
+#define PATIENCE_NS           UINT64_C(15000000000) /* it is looked at every five seconds at the least */
+#define WALK_RETRY_NS         UINT64_C(600000000000)
+#define CENSUS_OLD            13 /* growth.intervals: two windows have passed without one */
 #define TOO_LARGE_RETRY_FIRST (10 * 60 * 1000LL) /* ms; doubled each time, up to a day */
 #define TOO_LARGE_RETRY_MAX   (24 * 3600 * 1000LL)
 
@@ -34,14 +39,7 @@ static void answer_waiters(struct target *t, bool ok)
 
 static void look_at_process(struct target *t)
 {
-	struct proc_info now;
-
-	if (proc_info_get(t->info.id.pid, &now, NULL) ||
-		now.id.start_ticks != t->info.id.start_ticks)
-		return;
-	t->info.rss_bytes = now.rss_bytes;
-	t->info.seccomp_mode = now.seccomp_mode;
-	t->info.tracer = now.tracer;
+	proc_info_update(&t->info);
 }
 
 static void type_rates(struct target *t, struct target_type *ty, int64_t at_ms)
@@ -118,9 +116,22 @@ static void sample_without_census(struct target *t)
 	answer_waiters(t, !all && t->waiters && now_realtime_ms() - t->blocks.all_ms < FRESH_MS);
 }
 
+uint64_t target_patience_ns(const struct target *t)
+{
+	return MAX(3 * t->o.config->growth_interval_ns, PATIENCE_NS);
+}
+
+bool target_census_is_recent(const struct target *t)
+{
+	int64_t age_ms = now_realtime_ms() - t->census.at_ms;
+
+	return t->census.state == TARGET_CENSUS_OK &&
+	       age_ms <= (int64_t)(CENSUS_OLD * t->o.config->growth_interval_ns / 1000000);
+}
+
 void target_census_left_out(struct target *t)
 {
-	if (t->census.state == TARGET_CENSUS_NO_RINGS)
+	if (t->census.state == TARGET_CENSUS_NO_RINGS || target_census_is_recent(t))
 		return;
 	t->census.state = TARGET_CENSUS_MISSED;
 	snprintf(t->census.reason, sizeof(t->census.reason),
@@ -161,11 +172,34 @@ static void no_census_reason(struct target *t, const struct census_result *r)
 		snprintf(to + at, n - at, " a dump gives the levels");
 }
 
+/* It says little of what counting has not told already, and the next one may say more. */
+static bool too_wide(struct target *t, const struct census_result *r)
+{
+	uint64_t width = 0;
+
+	if (r->way != CENSUS_STEPWISE || r->estimate || !target_counts_all(t) ||
+		t->tries + 1 >= CENSUS_TRIES)
+		return false;
+	for (size_t i = 0; i < r->n_types; i++) {
+		const struct census_type *k = &r->types[i];
+		const struct target_type *ty = type_find(t, k->type);
+		uint64_t w = k->live_max - k->live_min;
+
+		width += ty && ty->always_tracked ? MIN(w, law_width(&ty->law)) : w;
+	}
+	if ((double)width <= CENSUS_WIDE * (double)r->objects)
+		return false;
+	t->tries++;
+	t->census.restarts[CENSUS_TOO_WIDE]++;
+	return true;
+}
+
 static void on_census(struct probe_target *pt, const struct census_result *r, void *userdata)
 {
 	struct target *t = userdata;
 	struct target_census *c = &t->census;
 	bool outside = r->way == CENSUS_OUTSIDE;
+	int64_t due_ms = t->tries ? t->due_ms : 0;
 
 	end_sample(t);
 	if (r->status == CENSUS_OK)
@@ -176,7 +210,7 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	/* One step costs less than the sample around it; what many cost is saved up first. */
 	t->due_ms = 0;
 	if (r->way == CENSUS_STEPWISE && t->o.config->budget_cpu > 0)
-		t->due_ms = now_realtime_ms() +
+		t->due_ms = MAX(due_ms, now_realtime_ms()) +
 			    (int64_t)((double)r->cost_ns / 1e6 / t->o.config->budget_cpu);
 	if (r->status == CENSUS_TOO_LARGE && !target_counts_all(t)) {
 		target_budget_cut_short(t); /* it was one step or nothing */
@@ -197,9 +231,13 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 			"with the next sample");
 	}
 	if (r->status != CENSUS_OK) {
+		t->tries = 0;
 		sample_without_census(t);
 		return;
 	}
+	if (too_wide(t, r) && target_start_census(t))
+		return;
+	t->tries = 0;
 	if (read_counters(t)) {
 		answer_waiters(t, false);
 		return;
@@ -255,7 +293,7 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 
 static void census_outside(struct target *t)
 {
-	int r = probe_census_outside(t->pt, OUTSIDE_OBJECTS_MAX);
+	int r = probe_census_outside(t->pt, OUTSIDE_OBJECTS_MAX, OUTSIDE_TRIES);
 
 	if (r == 0)
 		return;                                   /* on_census has run */
@@ -298,14 +336,35 @@ static int on_idle(sd_event_source *s, uint64_t usec, void *userdata)
 	return 0;
 }
 
+/* Of one that mostly waits, levels can be had from outside, between two of its requests. */
+static bool walk_from_outside(struct target *t)
+{
+	struct pace *p = &t->o.turns->walks;
+	uint64_t began = now_monotonic_ns(), took;
+	bool asked = t->waiters && target_budget_idle(t);
+	int r;
+
+	if (!asked &&
+		(began < t->walk_ns || !target_budget_waits(t) ||
+			!pace_turn_come(p, &t->walk_turn, began, target_patience_ns(t))))
+		return false;
+	pace_turn_end(p, &t->walk_turn);
+	r = probe_census_outside(t->pt, asked ? OUTSIDE_OBJECTS_MAX : WALK_OBJECTS_MAX,
+		asked ? OUTSIDE_TRIES : 1);
+	took = now_monotonic_ns() - began;
+	pace_spend(p, began + took, took);
+	if (r == -E2BIG)
+		t->walk_ns = began + WALK_RETRY_NS;
+	return r == 0;
+}
+
 /* A census when the next window opens, at once if somebody waits for it, or in a single hit of those
  * sites that are attached all the time. */
 static void start_sample_in_windows(struct target *t)
 {
 	bool none = probe_target_scope(t->pt) == PROBE_NOTHING;
 
-	if (t->waiters && target_budget_idle(t) &&
-		probe_census_outside(t->pt, OUTSIDE_OBJECTS_MAX) == 0)
+	if (!t->armed && walk_from_outside(t))
 		return; /* on_census() has run */
 	if (t->waiters)
 		target_budget_look(t);
@@ -365,7 +424,6 @@ void target_refresh(struct target *t, void (*f)(void *arg, bool ok), void *arg)
 	}
 	*w = (struct waiter){t->readers, f, arg};
 	t->readers = w;
-	t->blocks.news = 0;
 	target_budget_asked(t);
 	/* One that is under way began too early: target_blocks_done() starts another. */
 	t->read_again = t->blocks.running;
@@ -551,6 +609,8 @@ void target_free(struct target *t)
 		return;
 	reader_forget(t->o.reader, t);
 	target_budget_release(t);
+	pace_turn_end(&t->o.turns->walks, &t->walk_turn);
+	pace_turn_end(&t->o.turns->readings, &t->blocks.turn);
 	answer_waiters(t, false);
 	answer(TAKE_PTR(t->readers), false);
 	sd_event_source_disable_unref(t->tick);

@@ -20,6 +20,7 @@
 #include <systemd/sd-event.h>
 
 #include "daemon/budget/governor.h"
+#include "daemon/budget/pace.h"
 #include "daemon/config/config.h"
 #include "daemon/probe/probe.h"
 #include "daemon/python/python.h"
@@ -97,11 +98,18 @@ struct target_census {
 	uint64_t restarts[CENSUS_REASONS]; /* why censuses had to begin anew, all so far */
 };
 
+/* What all targets share: of the daemon's own time, in turns. */
+struct target_turns {
+	struct pace readings; /* of memory, for what the collector does not track */
+	struct pace walks;    /* of the rings of a target that stands still */
+	struct pace windows;  /* to attach and to let go */
+};
+
 struct target_options {
 	const struct config *config;
 	struct probe *probe;
 	struct reader *reader;
-	const size_t *n_targets; /* that share it */
+	struct target_turns *turns;
 	sd_event *event;
 	void *userdata;
 	void (*on_sample)(

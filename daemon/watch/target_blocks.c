@@ -9,7 +9,6 @@
 #define DOUBT            64 /* objects, or 1 %, that what is found in memory may be off */
 #define FRESH_MS         1000
 #define NEWS_MAX         2
-#define CENSUS_OLD       13 /* growth.intervals: two windows have passed without one */
 #define REFUSED_RETRY_NS UINT64_C(600000000000)
 #define SMALL_MAX        512 /* bytes, of a block in a pool: obmalloc.c */
 #define HEADS_MAX        32  /* in front of an object */
@@ -145,10 +144,10 @@ static void take_over_all(struct target *t, const struct blocks_reading *b)
 	for (size_t i = 0; i < n; i++)
 		news |= type_found(t, found[i]);
 	t->blocks.all_ms = now_realtime_ms();
+	t->blocks.found = news ? t->blocks.found + 1 : 0;
 	if (!news)
 		return;
-	t->blocks.took_ns = 0; /* do not wait as long as that cost */
-	t->read_again = t->read_again || (t->readers && t->blocks.news++ < NEWS_MAX);
+	t->read_again = t->read_again || (t->readers && t->blocks.found <= NEWS_MAX);
 }
 
 static void on_done(void *userdata, const struct blocks_reading *b, int result)
@@ -159,8 +158,8 @@ static void on_done(void *userdata, const struct blocks_reading *b, int result)
 	size_t n;
 
 	t->blocks.running = false;
-	t->blocks.took_ns = stats.took_ns;
 	t->blocks.next_ns = now_monotonic_ns();
+	pace_spend(&t->o.turns->readings, t->blocks.next_ns, stats.took_ns);
 	if (result && result != -ECANCELED)
 		t->blocks.next_ns += REFUSED_RETRY_NS;
 	if (!result)
@@ -169,6 +168,8 @@ static void on_done(void *userdata, const struct blocks_reading *b, int result)
 		reason_of(t, result);
 	if (result && result != -ECANCELED)
 		forget_uncounted(t);
+	if (result || !t->blocks.all)
+		t->blocks.found = 0;
 	if (!result) {
 		v = blocks_types(b, &n);
 		for (size_t i = 0; i < n; i++)
@@ -184,11 +185,7 @@ static void on_done(void *userdata, const struct blocks_reading *b, int result)
 /* Whether there is nothing better for what the collector tracks: a census, if only now and then. */
 static bool wants_all(const struct target *t)
 {
-	int64_t age_ms = now_realtime_ms() - t->census.at_ms;
-
-	return !target_counts_all(t) &&
-	       (t->readers || t->census.state != TARGET_CENSUS_OK ||
-		       age_ms > (int64_t)(CENSUS_OLD * t->o.config->growth_interval_ns / 1000000));
+	return !target_counts_all(t) && (t->readers || !target_census_is_recent(t));
 }
 
 int target_blocks_start(struct target *t)
@@ -200,6 +197,7 @@ int target_blocks_start(struct target *t)
 
 	if (t->blocks.running)
 		return -EBUSY;
+	pace_turn_end(&t->o.turns->readings, &t->blocks.turn);
 	r = read_counters(t);
 	if (r)
 		return r;
@@ -237,9 +235,15 @@ int target_blocks_start(struct target *t)
 	return r;
 }
 
-bool target_blocks_due(const struct target *t)
+bool target_blocks_due(struct target *t)
 {
-	return !t->blocks.running &&
-	       now_monotonic_ns() >=
-		       t->blocks.next_ns + reader_rest_ns(t->blocks.took_ns, *t->o.n_targets);
+	struct pace *p = &t->o.turns->readings;
+	uint64_t now = now_monotonic_ns();
+
+	/* Of those that were found the levels are not known yet. */
+	if (t->blocks.found && t->blocks.found <= NEWS_MAX)
+		return !t->blocks.running;
+	return !t->blocks.running && now >= t->blocks.next_ns &&
+	       pace_turn_come(p, &t->blocks.turn, now, target_patience_ns(t)) &&
+	       !reader_busy(t->o.reader);
 }

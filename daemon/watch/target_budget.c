@@ -16,7 +16,6 @@
  * one, each after a wait of the kernel's: a storm has no windows then. */
 #define LET_GO_NS      UINT64_C(15000000)
 #define LET_GO_PERF_NS UINT64_C(2500000000)
-#define DAEMON_SHARE   0.0025           /* of one CPU, for the windows of all targets together */
 /* So many growth.intervals between two windows. What a target does in one of some ten milliseconds takes
  * longer: with the default of 10 s those are fewer than one request in a thousand. */
 #define WINDOW_INTERVALS 6
@@ -25,6 +24,7 @@
 #define VALIDATE_NS    UINT64_C(10000000000)
 #define FADE           0.9 /* of what older windows saw, from one to the next */
 #define WINDOWS_FEW    3
+#define WAITS          0.25 /* of a CPU at most, or it hardly ever stands still for long enough */
 #define COST_DOUBT     0.25 /* of what hits are said to have cost */
 #define COST_SHARE_MAX 5.0 /* times what the target used for itself: nothing can be told of that */
 
@@ -207,9 +207,18 @@ static void let_go(struct target *t, enum probe_scope s)
 		target_census_cut_short(t);
 }
 
+/* What a move took of the daemon's own time; what has been let go of is still being taken out. */
+static void move_paid(struct target *t, enum probe_scope was, uint64_t took_ns)
+{
+	if (was == PROBE_EVERYTHING)
+		took_ns += probe_let_go_ns(t->o.probe);
+	pace_spend(&t->o.turns->windows, now_monotonic_ns(), took_ns);
+}
+
 static void move_to(struct target *t, enum probe_scope s)
 {
 	enum probe_scope was = probe_target_scope(t->pt);
+	uint64_t began = clock_ns(CLOCK_THREAD_CPUTIME_ID);
 	struct err err = {""};
 
 	if (s == PROBE_EVERYTHING)
@@ -219,6 +228,7 @@ static void move_to(struct target *t, enum probe_scope s)
 	else
 		probe_target_set_scope(t->pt, s, &err);
 	note_scope(t);
+	move_paid(t, was, clock_ns(CLOCK_THREAD_CPUTIME_ID) - began);
 	if (err.msg[0] && !t->budget.failed)
 		log_warning("pid %d: %s", t->info.id.pid, err.msg);
 	t->budget.failed = err.msg[0];
@@ -227,13 +237,10 @@ static void move_to(struct target *t, enum probe_scope s)
 static struct governor_look look_now(const struct target *t)
 {
 	const struct target_budget *b = &t->budget;
-	uint64_t pace_ns =
-		(uint64_t)((double)b->window_cpu_ns * (double)*t->o.n_targets / DAEMON_SHARE);
 	struct governor_look l = {.now_ns = now_monotonic_ns(),
 		.cpu_ns = clock_ns(b->cpu_clock),
 		.spent_ns = probe_target_spent_ns(t->pt),
-		.rest_ns = MAX(WINDOW_INTERVALS * t->o.config->growth_interval_ns, pace_ns),
-		.least_ns = pace_ns,
+		.rest_ns = WINDOW_INTERVALS * t->o.config->growth_interval_ns,
 		.wanted = t->waiters != NULL};
 
 	probe_target_hits(t->pt, l.hits);
@@ -266,6 +273,11 @@ bool target_budget_idle(const struct target *t)
 	return clock_ns(t->budget.cpu_clock) == t->budget.asked_cpu_ns;
 }
 
+bool target_budget_waits(const struct target *t)
+{
+	return t->budget.own_rate >= 0 && t->budget.own_rate < WAITS;
+}
+
 void target_budget_cut_short(struct target *t)
 {
 	t->budget.given_up_ms = now_realtime_ms() + GIVEN_UP_MS;
@@ -295,19 +307,30 @@ static uint64_t total(const struct governor_look *l)
 	return n;
 }
 
+static struct governor_order decide(struct target *t, struct governor_look *l)
+{
+	struct target_budget *b = &t->budget;
+	struct pace *p = &t->o.turns->windows;
+	struct governor_order o = governor_decide(&b->g, l);
+
+	if (!o.waits) {
+		pace_turn_end(p, &b->turn);
+	} else if (pace_turn_come(p, &b->turn, l->now_ns, target_patience_ns(t))) {
+		l->turn = true;
+		o = governor_decide(&b->g, l);
+		pace_turn_end(p, &b->turn);
+	}
+	return o;
+}
+
 void target_budget_look(struct target *t)
 {
 	struct target_budget *b = &t->budget;
 	struct governor_look l = look_now(t);
-	bool windowed = b->g.window;
-	struct governor_order o = governor_decide(&b->g, &l);
+	struct governor_order o = decide(t, &l);
 
 	if ((int)o.scope != (int)probe_target_scope(t->pt)) {
-		if (o.window)
-			b->opened_cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID);
 		move_to(t, (enum probe_scope)o.scope);
-		if (windowed && !b->g.window)
-			b->window_cpu_ns = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - b->opened_cpu_ns;
 		l = look_now(t);
 		governor_moved(&b->g, &l);
 	}
@@ -387,6 +410,7 @@ void target_budget_sampled(struct target *t)
 
 void target_budget_release(struct target *t)
 {
+	pace_turn_end(&t->o.turns->windows, &t->budget.turn);
 	sd_event_source_disable_unref(t->budget.look);
 	t->budget.look = NULL;
 }

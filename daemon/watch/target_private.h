@@ -42,7 +42,7 @@ struct target_budget {
 	double own_rate; /* CPU seconds a second, of late; < 0: not known */
 	uint64_t sampled_ns, sampled_cpu_ns, sampled_spent_ns;
 
-	uint64_t opened_cpu_ns, window_cpu_ns; /* the daemon's own: at its begin; of the last one */
+	struct pace_turn turn; /* for a window */
 	uint64_t validated_ns;
 	uint64_t census_cost_ns; /* of walking all objects once, the last time */
 	int64_t given_up_ms; /* no census in a window until then: the last one was cut short */
@@ -69,18 +69,21 @@ struct target {
 
 	struct {                  /* levels of what the collector does not track */
 		bool running;     /* a reading is on its way */
-		uint64_t took_ns; /* the last one */
+		struct pace_turn turn;
 		uint64_t next_ns; /* not before, CLOCK_MONOTONIC; and see target_blocks_due() */
 		bool all;         /* it counts every type, not only those */
-		unsigned news;    /* readings begun anew for who waits, since types were found */
+		unsigned found;   /* readings in a row that found types, the last one included */
 		int64_t all_ms;   /* the last one of that kind; 0: none */
 		char reason[256]; /* why there are none; "" */
 	} blocks;
 
 	struct target_budget budget;
 	struct target_census census;
+	struct pace_turn walk_turn; /* to have its rings read from outside */
+	uint64_t walk_ns; /* not before, CLOCK_MONOTONIC, unless somebody waits */
 	bool armed; /* a census is on its way */
 	int64_t armed_ms;
+	unsigned tries;   /* that told too little, before it */
 	unsigned steps;   /* it had taken when last looked at */
 	int64_t due_ms;   /* the next one not before, unless somebody asks */
 	int64_t retry_ms; /* TOO_LARGE: not before */
@@ -89,6 +92,8 @@ struct target {
 	int64_t looked_ms;
 
 	struct probe_totals totals;
+	bool read; /* counters have been, when there were so many hits */
+	uint64_t read_hits;
 	uint64_t prev_hits;
 
 	struct waiter *waiters; /* for a census */
@@ -130,7 +135,7 @@ int target_blocks_start(struct target *t);
 /* Of a type that a reading has spoken of: live objects now; *ret_bound is -1 where there is none. */
 int64_t target_blocks_level(const struct target_type *ty, int64_t *ret_bound);
 /* Whether it is time for one that nobody waits for. */
-bool target_blocks_due(const struct target *t);
+bool target_blocks_due(struct target *t);
 
 /* ---- target_budget.c ---- */
 
@@ -145,6 +150,8 @@ void target_budget_sampled(struct target *t);
 /* Somebody asks for a census. And whether the target has done nothing since. */
 void target_budget_asked(struct target *t);
 bool target_budget_idle(const struct target *t);
+/* Of late it has mostly waited for something to do. */
+bool target_budget_waits(const struct target *t);
 /* A census in a window was not done when that ended. */
 void target_budget_cut_short(struct target *t);
 /* Whether births of the type, or births and deaths of all, were counted without a break since. */
@@ -161,6 +168,9 @@ double target_budget_rate(const struct target *t, const struct target_type *ty, 
 bool target_start_census(struct target *t);
 /* There is none in a window, because it would not fit into that. */
 void target_census_left_out(struct target *t);
+bool target_census_is_recent(const struct target *t);
+/* Who has not asked for its turn for so long does not want it any more. */
+uint64_t target_patience_ns(const struct target *t);
 /* It will not be answered: there are not enough probes for it any more. */
 void target_census_cut_short(struct target *t);
 

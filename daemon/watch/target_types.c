@@ -220,12 +220,17 @@ void types_release(struct target *t)
 int read_counters(struct target *t)
 {
 	_cleanup_free_ struct probe_count *c = NULL;
+	uint64_t hits = target_hits(t);
 	size_t n;
 	int r;
 
+	if (t->read && probe_target_scope(t->pt) == PROBE_NOTHING && hits == t->read_hits)
+		return 0; /* as it was */
 	r = probe_target_read(t->pt, &c, &n, &t->totals);
 	if (r)
 		return r;
+	t->read = true;
+	t->read_hits = hits;
 	if (t->totals.gap)
 		types_gap(t);
 	/* Obituaries first: the address may have been used again already. */

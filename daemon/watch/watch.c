@@ -15,6 +15,13 @@
 #define LOOK_AGAIN  8 /* a known pid is looked at again every so many scans: it may have changed */
 #define NOTES_MAX   1024
 
+/* Of one CPU, for all targets together while they are few. Of many there is more to do beside these:
+ * with TARGETS_MANY it is half as much, so that all that the daemon does stays below half a percent. */
+#define READINGS_SHARE 0.0025
+#define WALKS_SHARE    0.001
+#define WINDOWS_SHARE  0.0025
+#define TARGETS_MANY   50
+
 /* What was found out about a pid that is not a target, so that a scan costs next to nothing. */
 enum seen_kind {
 	SEEN_NOT_PYTHON,
@@ -50,6 +57,7 @@ struct watch {
 	size_t n_notes;
 	struct trigger_engine *triggers;
 	struct reader *reader;
+	struct target_turns turns;
 	sd_event_source *scan, *probe_source, *children;
 	bool children_logged;
 	bool pids_given;
@@ -263,6 +271,15 @@ static void on_sample(struct target *t, void *userdata)
 	start_dump(w, t, firings, n);
 }
 
+static void share_turns(struct watch *w)
+{
+	double part = (double)TARGETS_MANY / (double)(TARGETS_MANY + w->n_targets);
+
+	w->turns.readings.share = READINGS_SHARE * part;
+	w->turns.walks.share = WALKS_SHARE * part;
+	w->turns.windows.share = WINDOWS_SHARE * part;
+}
+
 static void end_target(struct watch *w, struct target *t, const char *why)
 {
 	const struct proc_info *p = target_info(t);
@@ -275,6 +292,7 @@ static void end_target(struct watch *w, struct target *t, const char *why)
 		if (w->targets[i] == t)
 			w->targets[i] = w->targets[--w->n_targets];
 	target_free(t);
+	share_turns(w);
 }
 
 static struct seen *seen_find(struct watch *w, pid_t pid)
@@ -310,7 +328,7 @@ static int open_target(struct watch *w, pid_t pid, struct err *err)
 		.config = w->o.config,
 		.probe = w->o.probe,
 		.reader = w->reader,
-		.n_targets = &w->n_targets,
+		.turns = &w->turns,
 		.event = w->o.event,
 		.userdata = w,
 		.on_sample = on_sample,
@@ -333,6 +351,7 @@ static int open_target(struct watch *w, pid_t pid, struct err *err)
 	if (r)
 		return r;
 	w->targets[w->n_targets++] = t;
+	share_turns(w);
 	log_info("pid %d (%s): %s; %s", pid, target_info(t)->comm,
 		python_describe(target_python(t), what, sizeof(what)), target_sites(t));
 	return 0;
@@ -590,6 +609,7 @@ int watch_new(const struct watch_options *o, struct watch **ret, struct err *err
 		goto fail;
 	}
 	configure_dumps(w);
+	share_turns(w);
 	r = reader_new(o->event, &w->reader);
 	if (r >= 0)
 		r = sd_event_add_io(o->event, &w->probe_source, probe_fd(o->probe), EPOLLIN, on_probe, w);

@@ -29,3 +29,4 @@ MODULES_test_blocks := util python
 MODULES_fuzz_blocks := util python
 MODULES_test_governor := util budget
 MODULES_test_cause := util track
+MODULES_test_pace := util budget

@@ -34,6 +34,7 @@ struct target {
 
 	struct governor g;
 	struct governor_order o;
+	bool others_first;
 	uint64_t now_ns, cpu_ns, spent_ns, limit, look_ns, rest_ns;
 	double hits[GOVERNOR_GROUPS];
 	uint64_t lag_ns, lag_out_ns;
@@ -60,7 +61,8 @@ static struct governor_look seen(void)
 	struct governor_look l = {.now_ns = t.now_ns,
 		.cpu_ns = t.cpu_ns,
 		.spent_ns = t.spent_ns,
-		.rest_ns = t.rest_ns};
+		.rest_ns = t.rest_ns,
+		.turn = !t.others_first};
 
 	for (int i = 0; i < GOVERNOR_GROUPS; i++)
 		l.hits[i] = (uint64_t)t.hits[i];
@@ -231,6 +233,28 @@ static void test_storm(void **state)
 	assert_int_equal(t.g.windows, windows + 1);
 }
 
+/* Others have waited longer: no window until their turn is over, unless somebody asks for one. */
+static void test_others_first(void **state)
+{
+	struct governor_look l;
+	uint64_t windows;
+
+	begin(SHARE);
+	run(1, 10e6, 0, 10e6, 60);
+	windows = t.g.windows;
+	t.others_first = true;
+	run(1, 10e6, 0, 10e6, 60);
+	assert_in_range(t.g.windows, windows, windows + 1); /* one was open */
+	assert_int_equal(t.scope, GOVERNOR_NOTHING);
+	assert_true(t.o.waits);
+	l = seen();
+	l.wanted = true;
+	assert_true(governor_decide(&t.g, &l).window);
+	t.others_first = false;
+	run(1, 10e6, 0, 10e6, 60);
+	assert_true(t.g.windows > windows + 2);
+}
+
 static void test_births_of_instances_fit(void **state)
 {
 	begin(SHARE);
@@ -350,6 +374,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_quiet_is_left_attached),
 		cmocka_unit_test(test_storm),
+		cmocka_unit_test(test_others_first),
 		cmocka_unit_test(test_births_of_instances_fit),
 		cmocka_unit_test(test_births_fit),
 		cmocka_unit_test(test_a_budget_of_five_percent),
