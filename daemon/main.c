@@ -14,11 +14,13 @@
 #include "daemon/config/config.h"
 #include "daemon/dump/dump.h"
 #include "daemon/probe/probe.h"
+#include "daemon/serve/http.h"
 #include "daemon/serve/serve.h"
 #include "daemon/store/store.h"
 #include "daemon/util/log.h"
 #include "daemon/watch/answers.h"
 #include "daemon/watch/support.h"
+#include "daemon/watch/metrics.h"
 #include "daemon/watch/watch.h"
 #include "pyleak/control.h"
 
@@ -41,6 +43,7 @@ struct daemon {
 	struct dump_manager *dumps;
 	struct watch *watch;
 	struct serve *serve;
+	struct http *http; /* metrics, or NULL */
 };
 
 enum {
@@ -211,6 +214,28 @@ static int on_stop(sd_event_source *s, const struct signalfd_siginfo *si, void *
 	return sd_event_exit(sd_event_source_get_event(s), 0);
 }
 
+static void write_metrics(FILE *f, void *userdata)
+{
+	struct daemon *d = userdata;
+
+	metrics_write(d->watch, f);
+}
+
+/* Metrics at another address, or none. False: it cannot be, and they are where they were. */
+static bool move_metrics(struct daemon *d, const struct config *c, struct err *err)
+{
+	const char *from = d->config->metrics_listen, *to = c->metrics_listen;
+	struct http *h = NULL;
+
+	if (from && to && !strcmp(from, to))
+		return true;
+	if (to && http_open(d->event, to, write_metrics, d, &h, err))
+		return false;
+	http_free(d->http);
+	d->http = h;
+	return true;
+}
+
 static int on_reload(sd_event_source *s, const struct signalfd_siginfo *si, void *userdata)
 {
 	struct daemon *d = userdata;
@@ -220,7 +245,7 @@ static int on_reload(sd_event_source *s, const struct signalfd_siginfo *si, void
 	sd_notify(0, "RELOADING=1");
 	if (load_config(&d->o, &c)) {
 		log_error("the configuration was not reloaded, the old one stays in force");
-	} else if (watch_configure(d->watch, c, &err)) {
+	} else if (!move_metrics(d, c, &err) || watch_configure(d->watch, c, &err)) {
 		log_error("the configuration was not reloaded: %s", err.msg);
 		config_free(c);
 	} else {
@@ -321,6 +346,11 @@ static int start(struct daemon *d)
 		log_error("%s", err.msg);
 		return r == -EADDRINUSE ? EXIT_USAGE : exit_code_of(r);
 	}
+	if (d->config->metrics_listen &&
+		http_open(d->event, d->config->metrics_listen, write_metrics, d, &d->http, &err)) {
+		log_error("%s", err.msg);
+		return EXIT_USAGE;
+	}
 	return 0;
 }
 
@@ -328,6 +358,7 @@ static void stop(struct daemon *d)
 {
 	/* Requests first (they point to targets), dumps, then targets and their links. */
 	serve_free(d->serve);
+	http_free(d->http);
 	dump_manager_free(d->dumps);
 	watch_free(d->watch);
 	probe_free(d->probe);

@@ -63,6 +63,7 @@ void config_free(struct config *c)
 	for (size_t i = 0; i < c->n_triggers; i++)
 		trigger_release(&c->triggers[i]);
 	free(c->triggers);
+	free(c->metrics_listen);
 	free(c);
 }
 

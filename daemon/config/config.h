@@ -69,6 +69,7 @@ struct config {
 	uint64_t dump_pause_ns, dump_deadline_ns;
 	int dump_keys; /* enum capture_keys */
 	double dump_headroom;
+	char *metrics_listen; /* outputs.metrics: "127.0.0.1:9477"; NULL: no metrics */
 	uint64_t storage_history_ns, storage_dumps_bytes;
 };
 

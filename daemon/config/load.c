@@ -18,8 +18,10 @@
 #include "daemon/config/schema.h"
 #include "daemon/config/source.h"
 #include "daemon/track/track.h"
+#include "daemon/util/address.h"
 
 #define DROP_INS_MAX 256
+#define METRICS_LISTEN "127.0.0.1:9477"
 #define ERRORS_MAX   100   /* told; the rest is counted */
 #define VISITS_MAX   20000 /* nodes looked at in a file: aliases make a small file endless */
 #define DEPTH_MAX    64
@@ -913,7 +915,35 @@ static void read_triggers(struct loader *l, const yaml_node_t *v, void *object, 
 
 static void refuse_output(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
 {
-	error_node(l, v, "this version has no such output, allowed is an empty `outputs: {}`");
+	error_node(l, v, "this version has no such output, it has `metrics`");
+}
+
+static void read_listen(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
+{
+	static const char allowed[] = "an address and a port such as 127.0.0.1:9477 or [::1]:9477";
+	const char *text = scalar(l, v, allowed);
+	struct sockaddr_storage a;
+	socklen_t n;
+
+	if (text && address_parse(text, &a, &n))
+		error_node(l, v, "'%.80s' is no address to listen at, it takes %s", text, allowed);
+	else if (text)
+		copy_text(l, &l->config->metrics_listen, text);
+}
+
+static const struct key metrics_keys[] = {
+	{"listen", read_listen, NULL, false},
+};
+
+static void read_metrics(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
+{
+	if (is_null(v)) { /* a drop-in takes it back */
+		free(TAKE_PTR(l->config->metrics_listen));
+		return;
+	}
+	read_mapping(l, v, metrics_keys, ARRAY_SIZE(metrics_keys), NULL, NULL);
+	if (!l->config->metrics_listen)
+		copy_text(l, &l->config->metrics_listen, METRICS_LISTEN);
 }
 
 static void read_outputs(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
@@ -923,7 +953,8 @@ static void read_outputs(struct loader *l, const yaml_node_t *v, void *object, c
 	if (is_null(v))
 		return;
 	for (size_t i = 0; i < ARRAY_SIZE(output_names); i++)
-		keys[i] = (struct key){output_names[i], refuse_output, NULL, false};
+		keys[i] = (struct key){output_names[i],
+			strcmp(output_names[i], "metrics") ? refuse_output : read_metrics, NULL, false};
 	read_mapping(l, v, keys, ARRAY_SIZE(output_names), NULL, NULL);
 }
 

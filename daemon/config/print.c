@@ -164,7 +164,11 @@ int config_print(const struct config *c, FILE *f)
 	print_section(c, f, "growth", "What is a leak.");
 	print_triggers(c, f);
 	print_section(c, f, "dump", "The in-process dump.");
-	fputs("\noutputs: {}\n", f);
+	fputs("\n# Where news go.\n", f);
+	if (c->metrics_listen)
+		fprintf(f, "outputs:\n  metrics: {listen: \"%s\"}\n", c->metrics_listen);
+	else
+		fputs("outputs: {}\n", f);
 	print_section(c, f, "storage", "What is kept on disk.");
 	return ferror(f) ? -EIO : 0;
 }

@@ -10,6 +10,7 @@
 
 #include "daemon/python/mem.h"
 #include "daemon/util/macros.h"
+#include "daemon/util/utf8.h"
 
 #define DICT_ENTRIES_MAX 65536
 #define META_DEPTH_MAX   8
@@ -242,47 +243,6 @@ static int dict_get(const struct python *p, uint64_t dict, const char *key, uint
 
 /* ---- names of types ---- */
 
-/* Length of the well-formed UTF-8 sequence at s, 0 if there is none (RFC 3629). */
-static size_t utf8_length(const uint8_t *s)
-{
-	size_t n = s[0] < 0x80                   ? 1
-		   : s[0] >= 0xc2 && s[0] < 0xe0 ? 2
-		   : (s[0] & 0xf0) == 0xe0       ? 3
-		   : s[0] >= 0xf0 && s[0] < 0xf5 ? 4
-						 : 0;
-
-	for (size_t i = 1; i < n; i++)
-		if ((s[i] & 0xc0) != 0x80)
-			return 0;
-	if ((s[0] == 0xe0 && s[1] < 0xa0) || (s[0] == 0xed && s[1] >= 0xa0) ||
-		(s[0] == 0xf0 && s[1] < 0x90) || (s[0] == 0xf4 && s[1] >= 0x90))
-		return 0;
-	return n;
-}
-
-/* Control characters (C1 too) and what is not UTF-8 become '?': names go to terminals, journals and
- * JSON. In place, never longer. */
-static void sanitize(char *name)
-{
-	uint8_t *from = (uint8_t *)name, *to = from;
-
-	while (*from) {
-		size_t n = utf8_length(from);
-		bool control = n == 0 || (n == 1 && (*from < 0x20 || *from == 0x7f)) ||
-			       (n == 2 && from[0] == 0xc2 && from[1] < 0xa0);
-
-		if (control) {
-			*to++ = '?';
-			from += MAX(n, (size_t)1);
-			continue;
-		}
-		memmove(to, from, n);
-		to += n;
-		from += n;
-	}
-	*to = '\0';
-}
-
 /* "module.QualName" into name, cut at a character if need be. */
 static void join(char *name, const char *module, const char *qualname)
 {
@@ -297,10 +257,10 @@ static void join(char *name, const char *module, const char *qualname)
 		while (k > 0 && ((uint8_t)name[k - 1] & 0xc0) == 0x80)
 			k--;
 		if (k > 0 && (uint8_t)name[k - 1] >= 0xc0 &&
-			utf8_length((uint8_t *)name + k - 1) == 0)
+			utf8_length(name + k - 1) == 0)
 			name[k - 1] = '\0';
 	}
-	sanitize(name);
+	utf8_clean(name);
 }
 
 static int static_name(const struct python *p, uint64_t tp_name, char *name)

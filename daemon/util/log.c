@@ -5,6 +5,8 @@
 #include <stdbool.h>
 #include <sys/stat.h>
 
+#include "daemon/util/utf8.h"
+
 static const char *log_name = "pyleak";
 static int log_max = LOG_INFO;
 static bool log_journal;
@@ -37,6 +39,7 @@ int log_msg(int level, const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(line, sizeof(line), fmt, ap);
 	va_end(ap);
+	utf8_clean(line); /* what a target calls itself must not look like a line of ours */
 	/* One write a line, so that lines of several processes do not mix. */
 	if (log_journal)
 		dprintf(STDERR_FILENO, "<%d>%s\n", level, line);

@@ -241,7 +241,7 @@ static const char everything[] =
 	"    cooldown: 30m\n"
 	"    per_day: 10\n"
 	"dump: {pause: 0.5s, deadline: 2m, keys: off, headroom: 0.3}\n"
-	"outputs: {}\n"
+	"outputs: {metrics: {listen: '[::1]:9100'}}\n"
 	"storage: {history: 2w, dumps: 500MiB}\n";
 
 static void test_everything(void **state)
@@ -271,6 +271,8 @@ static void test_everything(void **state)
 	assert_int_equal(c->dump_pause_ns, SECOND / 2);
 	assert_int_equal(c->storage_history_ns, 14 * 24 * HOUR);
 	assert_int_equal(c->storage_dumps_bytes, 500 << 20);
+
+	assert_string_equal(c->metrics_listen, "[::1]:9100");
 
 	assert_int_equal(c->n_triggers, 2);
 	assert_string_equal(c->triggers[0].name, "leak");
@@ -547,7 +549,12 @@ static const struct bad bad[] = {
 		"4:14: triggers[0].per_day: '0' is out of range, allowed is 1 to 1000"},
 	/* outputs */
 	{"outputs: {metrics: {listen: 9100}}\n",
-		"1:20: outputs.metrics: this version has no such output, allowed is an empty"},
+		"1:29: outputs.metrics.listen: '9100' is no address to listen at, it takes an address"},
+	{"outputs: {metrics: {listen: localhost:9100}}\n",
+		"1:29: outputs.metrics.listen: 'localhost:9100' is no address to listen at"},
+	{"outputs: {metrics: 9100}\n", "1:20: outputs.metrics: this is"},
+	{"outputs: {webhook: {}}\n",
+		"1:20: outputs.webhook: this version has no such output, it has `metrics`"},
 	{"outputs:\n  webhok: {}\n", "2:3: outputs: unknown key 'webhok', did you mean 'webhook'?"},
 	/* the text itself */
 	{"growth: {window: 30m\n", "2:1: not valid YAML: did not find expected ',' or '}'"},

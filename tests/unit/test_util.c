@@ -6,6 +6,9 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include <netinet/in.h>
+
+#include "daemon/util/address.h"
 #include "daemon/util/err.h"
 #include "daemon/util/u64map.h"
 #include "daemon/util/units.h"
@@ -138,6 +141,50 @@ static void map_agrees_with_array(void **state)
 	assert_null(u64map_get(&m, 16));
 }
 
+static void addresses(void **state)
+{
+	static const struct {
+		const char *text;
+		int family;
+		uint16_t port;
+	} cases[] = {
+		{"127.0.0.1:9477", AF_INET, 9477},
+		{"0.0.0.0:1", AF_INET, 1},
+		{"[::1]:65535", AF_INET6, 65535},
+		{"[::]:80", AF_INET6, 80},
+		{"", 0, 0},
+		{":80", 0, 0},
+		{"127.0.0.1", 0, 0},
+		{"127.0.0.1:", 0, 0},
+		{"127.0.0.1:0", 0, 0},
+		{"127.0.0.1:65536", 0, 0},
+		{"127.0.0.1:99999999999999999999", 0, 0},
+		{"127.0.0.1:+80", 0, 0},
+		{"127.0.0.1: 80", 0, 0},
+		{"127.0.0.1:80x", 0, 0},
+		{"127.0.0.1.5:80", 0, 0},
+		{"localhost:80", 0, 0},
+		{"::1:80", 0, 0},
+		{"[::1:80", 0, 0},
+		{"[]:80", 0, 0},
+		{"[127.0.0.1]:80", 0, 0},
+		{"[0000:0000:0000:0000:0000:0000:0000:0000:0000:0000:0001]:80", 0, 0},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct sockaddr_storage a;
+		socklen_t n;
+		int r = address_parse(cases[i].text, &a, &n);
+
+		assert_int_equal(r, cases[i].family ? 0 : -EINVAL);
+		if (r)
+			continue;
+		assert_int_equal(a.ss_family, cases[i].family);
+		/* The port is at the same place in both. */
+		assert_int_equal(ntohs(((struct sockaddr_in *)&a)->sin_port), cases[i].port);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -146,6 +193,7 @@ int main(void)
 		cmocka_unit_test(times),
 		cmocka_unit_test(errors),
 		cmocka_unit_test(map_agrees_with_array),
+		cmocka_unit_test(addresses),
 	};
 
 	return cmocka_run_group_tests_name("util", tests, NULL, NULL);
