@@ -5,7 +5,7 @@
 #include "daemon/probe/probe_private.h"
 #include "daemon/python/mem.h"
 
-#define COUNTS_FIRST 4096U /* most programs have fewer types; counts_grow() makes room for more */
+#define COUNTS_FIRST 2048U /* most programs have fewer types; counts_grow() makes room for more */
 
 /*
  * Functions that no symbol names but that stand in tp_alloc of built-in types: from 3.11 on dict has

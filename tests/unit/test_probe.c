@@ -646,15 +646,15 @@ static void test_growing(void **state)
 	assert_true(a && have);
 	attach(x);
 	for (int round = 0; round < 2; round++) {
-		n = ask(x, "stay 4000", a, 8192);
+		n = ask(x, "stay 2000", a, 8192);
 		levels(x, a, n, have);
 		for (size_t i = 0; i < n; i++) {
 			assert_int_equal(have[i], a[i].n);
 			some += have[i] > 0;
 		}
 	}
-	assert_int_equal(n, 8000);
-	assert_true(some > 8000);
+	assert_int_equal(n, 4000);
+	assert_true(some > 4000);
 	free(have);
 	free(a);
 	end(x);
