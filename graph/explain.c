@@ -4,291 +4,12 @@
 #include <string.h>
 
 #include "graph/text.h"
+#include "graph/types.h"
 
 #define EDGE_CHARS  60 /* of a key or an attribute's name */
 #define LABEL_CHARS 80
 #define TYPE_CHARS  300 /* type names are answers: only absurd ones are shortened */
 #define ROOT_CHARS  200
-
-#define DEFAULT_SUSPECTS 3
-#define GLOB_MAX         512
-
-/* ---- which types --------------------------------------------------------------------------- */
-
-struct census {
-	uint64_t *count, *bytes; /* by type number, for the first type of each name */
-	uint64_t skipped;
-};
-
-static void census_release(struct census *c)
-{
-	free(c->count);
-	free(c->bytes);
-}
-
-static int take_census(struct census *c, const struct graph *g)
-{
-	c->count = calloc(MAX(g->s.n_types, 1u), sizeof(*c->count));
-	c->bytes = calloc(MAX(g->s.n_types, 1u), sizeof(*c->bytes));
-	if (!c->count || !c->bytes)
-		return -ENOMEM;
-	for (uint32_t i = 0; i < g->n_nodes; i++) {
-		const struct snapshot_node *n = &g->s.nodes[i];
-		uint32_t t = g->same_name[n->type];
-
-		c->count[t]++;
-		c->bytes[t] += n->bytes;
-		c->skipped += !!(n->flags & SNAPSHOT_NODE_SKIPPED);
-	}
-	return 0;
-}
-
-static const char *type_name(const struct graph *g, uint32_t t)
-{
-	return graph_string(g, g->s.types[t].name);
-}
-
-/* * and ? only; never goes back further than the last *, so at most pattern × text steps. */
-static bool glob_match(const char *p, const char *s)
-{
-	const char *star = NULL, *retry = NULL;
-
-	while (*s) {
-		if (*p == '*') {
-			star = ++p;
-			retry = s;
-		} else if (*p == '?' || *p == *s) {
-			p++;
-			s++;
-		} else if (star) {
-			p = star;
-			s = ++retry;
-		} else {
-			return false;
-		}
-	}
-	while (*p == '*')
-		p++;
-	return !*p;
-}
-
-static bool ends_with_name(const char *type, const char *name)
-{
-	size_t t = strlen(type), n = strlen(name);
-
-	return t > n + 1 && type[t - n - 1] == '.' && strcmp(type + t - n, name) == 0;
-}
-
-/* How far apart two names are: edits, upper and lower case being alike. Bounded inputs. */
-#define NEAR_CHARS 64
-static unsigned int distance(const char *a, const char *b)
-{
-	unsigned int row[NEAR_CHARS + 1], n = (unsigned int)strnlen(b, NEAR_CHARS), i = 1;
-
-	for (unsigned int k = 0; k <= n; k++)
-		row[k] = k;
-	for (; *a && i <= NEAR_CHARS; a++, i++) {
-		unsigned int diagonal = row[0];
-
-		row[0] = i;
-		for (unsigned int k = 1; k <= n; k++) {
-			unsigned int change = diagonal + ((*a | 0x20) != (b[k - 1] | 0x20));
-
-			diagonal = row[k];
-			row[k] = MIN(change, MIN(row[k], row[k - 1]) + 1);
-		}
-	}
-	return row[n];
-}
-
-struct near {
-	uint32_t type;
-	unsigned int distance;
-	uint64_t count;
-};
-
-static int nearest_first(const void *a, const void *b)
-{
-	const struct near *s = a, *t = b;
-
-	if (s->distance != t->distance)
-		return s->distance < t->distance ? -1 : 1;
-	if (s->count != t->count)
-		return s->count > t->count ? -1 : 1;
-	return s->type < t->type ? -1 : s->type > t->type;
-}
-
-#define LISTED 5
-
-/* "a, b, c and 4 more" in order. */
-static char *list_types(const struct graph *g, const struct near *near, size_t n, bool all)
-{
-	_cleanup_free_ char *text = strdup("");
-
-	for (size_t i = 0; text && i < MIN(n, (size_t)LISTED); i++) {
-		_cleanup_free_ char *name = text_elide(type_name(g, near[i].type), LABEL_CHARS);
-		char *more = name ? text_format("%s%s%s", text, i ? ", " : "", name) : NULL;
-
-		free(text);
-		text = more;
-	}
-	if (text && all && n > LISTED) {
-		char *more = text_format("%s and %zu more", text, n - LISTED);
-
-		free(text);
-		text = more;
-	}
-	return TAKE_PTR(text);
-}
-
-static int no_such_type(
-	const struct graph *g, const struct census *c, const char *wanted, struct err *err)
-{
-	_cleanup_free_ struct near *near = malloc(MAX(g->s.n_types, 1u) * sizeof(*near));
-	_cleanup_free_ char *list = NULL;
-	const char *wanted_short = text_short_type(wanted);
-	size_t n = 0;
-
-	if (!near)
-		return -ENOMEM;
-	for (uint32_t t = 0; t < g->s.n_types; t++) {
-		unsigned int d, whole;
-
-		if (!c->count[t])
-			continue;
-		d = distance(wanted_short, text_short_type(type_name(g, t)));
-		whole = distance(wanted, type_name(g, t));
-		d = MIN(d, whole);
-		if (d <= MAX(strlen(wanted_short) / 3, (size_t)2) ||
-			strcasestr(type_name(g, t), wanted_short))
-			near[n++] = (struct near){.type = t, .distance = d, .count = c->count[t]};
-	}
-	qsort(near, n, sizeof(*near), nearest_first);
-	list = list_types(g, near, n, false);
-	if (!list)
-		return -ENOMEM;
-	return err_set(err, -ENOENT, "no objects of a type named '%.100s' in this dump; %s%s",
-		wanted, n ? "near it: " : "`pyleakctl top` lists those of the process", list);
-}
-
-static int add_suspect(uint32_t **suspects, size_t *n, uint32_t type)
-{
-	uint32_t *more;
-
-	for (size_t i = 0; i < *n; i++) {
-		if ((*suspects)[i] == type)
-			return 0;
-	}
-	more = realloc(*suspects, (*n + 1) * sizeof(*more));
-	if (!more)
-		return -ENOMEM;
-	more[(*n)++] = type;
-	*suspects = more;
-	return 0;
-}
-
-static int resolve_type(const struct graph *g, const struct census *c, const char *wanted,
-	uint32_t **suspects, size_t *n_suspects, uint64_t *left_out, struct err *err)
-{
-	_cleanup_free_ struct near *found = NULL;
-	bool is_glob = strpbrk(wanted, "*?") != NULL;
-	size_t n = 0;
-
-	if (strlen(wanted) > GLOB_MAX)
-		return err_set(err, -ENOENT, "a type's name of more than %d characters", GLOB_MAX);
-	for (uint32_t t = 0; !is_glob && t < g->s.n_types; t++) {
-		if (g->same_name[t] == t && strcmp(type_name(g, t), wanted) == 0)
-			return add_suspect(suspects, n_suspects, t);
-	}
-	found = malloc(MAX(g->s.n_types, 1u) * sizeof(*found));
-	if (!found)
-		return -ENOMEM;
-	for (uint32_t t = 0; t < g->s.n_types; t++) {
-		const char *name = type_name(g, t);
-
-		if (g->same_name[t] == t && c->count[t] &&
-			(is_glob ? glob_match(wanted, name) : ends_with_name(name, wanted)))
-			found[n++] = (struct near){.type = t, .count = c->count[t]};
-	}
-	qsort(found, n, sizeof(*found), nearest_first);
-	if (!n)
-		return no_such_type(g, c, wanted, err);
-	if (!is_glob && n > 1) {
-		_cleanup_free_ char *list = list_types(g, found, n, true);
-
-		return list ? err_set(err, -ENOENT,
-				      "'%.100s' is the short name of %zu types: %s; give the whole "
-				      "name",
-				      wanted, n, list)
-			    : -ENOMEM;
-	}
-	for (size_t i = 0; i < n; i++) {
-		int rc;
-
-		if (*n_suspects >= EXPLAIN_SUSPECTS_MAX) {
-			*left_out += n - i;
-			break;
-		}
-		rc = add_suspect(suspects, n_suspects, found[i].type);
-		if (rc < 0)
-			return rc;
-	}
-	return 0;
-}
-
-/*
- * Classes of which every program has instances just by importing things; they are named only when
- * the program has none of its own. A module whose name begins with an underscore is, by
- * convention, the inside of another one.
- */
-static bool is_background(const char *type)
-{
-	static const char *const modules[] = {"abc", "codecs", "collections", "contextlib",
-		"dataclasses", "enum", "functools", "importlib", "inspect", "io", "logging", "os",
-		"re", "signal", "socket", "sre_compile", "sre_constants", "sre_parse", "ssl",
-		"string", "threading", "types", "typing", "weakref"};
-
-	if (*type == '_' && strncmp(type, "__main__.", 9) != 0)
-		return true;
-	for (size_t i = 0; i < ARRAY_SIZE(modules); i++) {
-		size_t n = strlen(modules[i]);
-
-		if (strncmp(type, modules[i], n) == 0 && type[n] == '.')
-			return true;
-	}
-	return false;
-}
-
-static int default_suspects(
-	const struct graph *g, const struct census *c, uint32_t **suspects, size_t *n_suspects)
-{
-	_cleanup_free_ struct near *own = malloc(MAX(g->s.n_types, 1u) * sizeof(*own));
-	size_t n = 0;
-
-	if (!own)
-		return -ENOMEM;
-	for (uint32_t t = 0; t < g->s.n_types; t++) {
-		const char *name = type_name(g, t);
-		bool heap = g->s.types[t].flags & SNAPSHOT_TYPE_IS_HEAP;
-
-		if (g->same_name[t] == t && c->count[t])
-			own[n++] = (struct near){.type = t,
-				.distance = !heap || !strchr(name, '.') ? 2 : is_background(name),
-				.count = c->count[t]};
-	}
-	qsort(own, n, sizeof(*own), nearest_first);
-	for (size_t i = 0; i < MIN(n, (size_t)DEFAULT_SUSPECTS); i++) {
-		int rc;
-
-		/* Thousands of its own and a dict, or two of something: nobody's suspects. */
-		if (i && (own[i].distance > own[0].distance || own[i].count < own[0].count / 100))
-			break;
-		rc = add_suspect(suspects, n_suspects, own[i].type);
-		if (rc < 0)
-			return rc;
-	}
-	return 0;
-}
 
 /* ---- words --------------------------------------------------------------------------------- */
 
@@ -627,36 +348,22 @@ static int fill_suspect(struct explain_suspect *out, const struct explanation *x
 	return rc;
 }
 
-static int most_first(const void *a, const void *b)
-{
-	const struct near *s = a, *t = b;
-
-	if (s->count != t->count)
-		return s->count > t->count ? -1 : 1;
-	return s->type < t->type ? -1 : s->type > t->type;
-}
-
 static int fill_top(struct explanation *x, const struct graph *g, const struct census *census)
 {
-	_cleanup_free_ struct near *all = malloc(MAX(g->s.n_types, 1u) * sizeof(*all));
-	size_t n = 0;
+	_cleanup_(type_list_release) struct type_list all = {0};
+	int rc = types_all(&all, g, census);
+	size_t n = MIN(all.n, (size_t)EXPLAIN_TYPES_TOP);
 
-	if (!all)
-		return -ENOMEM;
-	for (uint32_t t = 0; t < g->s.n_types; t++) {
-		if (census->count[t])
-			all[n++] = (struct near){.type = t, .count = census->count[t]};
-	}
-	x->types = n;
-	qsort(all, n, sizeof(*all), most_first);
-	n = MIN(n, (size_t)EXPLAIN_TYPES_TOP);
+	if (rc < 0)
+		return rc;
+	x->types = all.n;
 	x->top = calloc(MAX(n, (size_t)1), sizeof(*x->top));
 	if (!x->top)
 		return -ENOMEM;
 	for (size_t i = 0; i < n; i++) {
-		x->top[i] = (struct explain_type){.count = all[i].count,
-			.bytes = census->bytes[all[i].type],
-			.type = text_elide(type_name(g, all[i].type), TYPE_CHARS)};
+		x->top[i] = (struct explain_type){.count = census->count[all.types[i]],
+			.bytes = census->bytes[all.types[i]],
+			.type = text_elide(type_name(g, all.types[i]), TYPE_CHARS)};
 		x->n_top = i + 1;
 		if (!x->top[i].type)
 			return -ENOMEM;
@@ -664,21 +371,16 @@ static int fill_top(struct explanation *x, const struct graph *g, const struct c
 	return 0;
 }
 
-static int choose(const struct graph *g, const struct census *census, const char *const *types,
-	size_t n_types, uint32_t **suspects, size_t *n_suspects, uint64_t *left_out,
-	struct err *err)
+static int choose(struct type_list *l, const struct graph *g, const struct census *census,
+	const struct explain_options *o, struct err *err)
 {
-	if (!n_types)
-		return default_suspects(g, census, suspects, n_suspects);
-	for (size_t i = 0; i < n_types; i++) {
-		int rc = resolve_type(g, census, types[i], suspects, n_suspects, left_out, err);
+	if (!o->n_types)
+		return types_suspected(l, g, census);
+	for (size_t i = 0; i < o->n_types; i++) {
+		int rc = types_named(l, g, census, o->types[i], EXPLAIN_SUSPECTS_MAX, err);
 
 		if (rc < 0)
 			return rc;
-	}
-	if (*n_suspects > EXPLAIN_SUSPECTS_MAX) {
-		*left_out += *n_suspects - EXPLAIN_SUSPECTS_MAX;
-		*n_suspects = EXPLAIN_SUSPECTS_MAX;
 	}
 	return 0;
 }
@@ -695,18 +397,17 @@ int explain(struct explanation *x, const struct graph *g, const struct explain_o
 	_cleanup_(census_release) struct census census = {0};
 	_cleanup_(reach_release) struct reach reach = {0};
 	_cleanup_(ctx_freep) struct paths_ctx *ctx = NULL;
-	_cleanup_free_ uint32_t *suspects = NULL;
-	size_t n_suspects = 0, max_paths;
+	_cleanup_(type_list_release) struct type_list suspects = {0};
+	size_t max_paths;
 	int rc;
 
 	max_paths =
 		o->max_paths ? MIN(o->max_paths, (size_t)EXPLAIN_PATHS_MAX) : EXPLAIN_PATHS_DEFAULT;
 	new.objects = g->n_nodes;
 	new.edges = (uint64_t)g->n_edges + g->external_edges;
-	rc = take_census(&census, g);
+	rc = census_take(&census, g);
 	if (rc == 0)
-		rc = choose(g, &census, o->types, o->n_types, &suspects, &n_suspects,
-			&new.suspects_left_out, err);
+		rc = choose(&suspects, g, &census, o, err);
 	if (rc == 0)
 		rc = fill_top(&new, g, &census);
 	if (rc == 0)
@@ -714,15 +415,16 @@ int explain(struct explanation *x, const struct graph *g, const struct explain_o
 	if (rc == 0)
 		rc = paths_ctx_new(&ctx, &reach, err);
 	if (rc == 0) {
+		new.suspects_left_out = suspects.left_out;
 		new.skipped = census.skipped;
 		new.partial = o->partial || census.skipped > 0;
-		new.suspects = calloc(MAX(n_suspects, (size_t)1), sizeof(*new.suspects));
+		new.suspects = calloc(MAX(suspects.n, (size_t)1), sizeof(*new.suspects));
 		rc = new.suspects ? 0 : -ENOMEM;
 	}
-	for (size_t i = 0; i < n_suspects && rc == 0; i++) {
+	for (size_t i = 0; i < suspects.n && rc == 0; i++) {
 		new.n_suspects = i + 1;
 		rc = fill_suspect(
-			&new.suspects[i], &new, g, &census, ctx, suspects[i], max_paths, err);
+			&new.suspects[i], &new, g, &census, ctx, suspects.types[i], max_paths, err);
 	}
 	if (rc == -ENOMEM)
 		return err_set(err, rc, "not enough memory to explain %u objects", g->n_nodes);

@@ -5,10 +5,9 @@
  *
  *   pyleak-explain [--id ID] [--trigger KIND] [--type T]... [--max-paths N] [--final-dir PATH] DIR
  *
- * Three processes. The first one opens every file that will be needed and never looks at their
- * content. The second, in a sandbox, reads the snapshot and writes the answer. The third, in its
- * own, has Graphviz draw the picture: if it crashes or takes too long there is no picture, and the
- * answer says why.
+ *   pyleak-explain ask VERB ...: questions of pyleakctl to snapshots (ask_main.h)
+ *
+ * What is read is hostile: see worker.h for who looks at it.
  */
 #include <fcntl.h>
 #include <getopt.h>
@@ -16,33 +15,18 @@
 #include <limits.h>
 #include <signal.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 
 #include "daemon/util/log.h"
 #include "daemon/util/units.h"
 #include "graph/explain.h"
 #include "graph/render.h"
 #include "graph/report.h"
-#include "graph/sandbox.h"
+#include "graph/worker.h"
 #include "include/pyleak/control.h"
 
 #define TYPES_MAX 256
 #define SVG_MAX   (64u << 20) /* 300 nodes make some 300 KiB */
-
-/* 10 million objects with 40 million references take 1.6 GB and 15 s. The daemon ends a worker
- * after two minutes. */
-#ifdef __SANITIZE_ADDRESS__
-#define MEMORY_DEFAULT 0 /* the sanitizer's shadow alone is terabytes of address space */
-#define DRAW_MEMORY    0
-#else
-#define MEMORY_DEFAULT (4ull << 30)
-#define DRAW_MEMORY    (1ull << 30)
-#endif
-#define CPU_DEFAULT_S 80
-#define DRAW_CPU_S    15
-#define DRAW_WALL_S   30
 
 enum { FILE_DOT, FILE_SVG, FILE_JSON, FILE_HTML, N_FILES };
 
@@ -61,12 +45,6 @@ struct job {
 	char snapshot_name[PATH_MAX + 16];
 	int dir_fd, snapshot_fd, fd[N_FILES];
 	bool made[N_FILES];
-};
-
-/* What the drawing process says to the first, and the first to the second. */
-struct outcome {
-	bool drawn;
-	char reason[256];
 };
 
 /* ---- the command line ---------------------------------------------------------------------- */
@@ -246,16 +224,6 @@ static void remove_file(struct job *j, int i)
 	j->made[i] = false;
 }
 
-static FILE *stream(int fd, const char *mode)
-{
-	int copy = dup(fd);
-	FILE *f = copy >= 0 ? fdopen(copy, mode) : NULL;
-
-	if (!f && copy >= 0)
-		close(copy);
-	return f;
-}
-
 static int write_whole(int fd, const char *text, size_t n, const char *name, struct err *err)
 {
 	for (size_t done = 0; done < n;) {
@@ -348,7 +316,7 @@ static int write_json(const struct job *j, const struct answer *a,
 
 static int write_dot(const struct job *j, const struct answer *a, struct err *err)
 {
-	_cleanup_fclose_ FILE *f = stream(j->fd[FILE_DOT], "w");
+	_cleanup_fclose_ FILE *f = worker_stream(j->fd[FILE_DOT], "w");
 	_cleanup_free_ char *caption = report_caption(a->meta);
 	int rc;
 
@@ -366,7 +334,7 @@ static int write_html(const struct job *j, const struct answer *a,
 	const struct explain_document *doc, struct err *err)
 {
 	_cleanup_free_ char *svg = doc->svg ? read_whole(j->fd[FILE_SVG], SVG_MAX) : NULL;
-	_cleanup_fclose_ FILE *f = stream(j->fd[FILE_HTML], "w");
+	_cleanup_fclose_ FILE *f = worker_stream(j->fd[FILE_HTML], "w");
 	int rc;
 
 	if (!f)
@@ -379,13 +347,13 @@ static int write_html(const struct job *j, const struct answer *a,
 	return rc;
 }
 
-static int answer(const struct job *j, int talk, struct err *err)
+static int answer(const struct worker *w, int talk, struct err *err)
 {
 	static struct answer a; /* ends with the process */
+	const struct job *j = w->arg;
 	struct explain_document doc = {
 		.id = j->id, .trigger = j->trigger, .svg_reason = "the picture was not finished"};
-	struct outcome o = {0};
-	char go = 1;
+	struct worker_outcome o = {0};
 	int rc;
 
 	snprintf(a.snapshot, sizeof(a.snapshot), "%s/snapshot", j->final_dir);
@@ -406,9 +374,9 @@ static int answer(const struct job *j, int talk, struct err *err)
 		snprintf(o.reason, sizeof(o.reason), "%.255s", err->msg);
 	} else {
 		doc.dot = a.path[FILE_DOT];
-		if (write(talk, &go, 1) != 1 || read(talk, &o, sizeof(o)) != sizeof(o))
-			return err_set(err, -EPIPE, "whoever asked for this is gone");
-		o.reason[sizeof(o.reason) - 1] = 0;
+		rc = worker_draw(talk, &o, err);
+		if (rc < 0)
+			return rc;
 	}
 	doc.svg = o.drawn ? a.path[FILE_SVG] : NULL;
 	doc.svg_reason = o.drawn ? NULL : o.reason;
@@ -419,163 +387,29 @@ static int answer(const struct job *j, int talk, struct err *err)
 	return rc;
 }
 
-static int answer_main(const struct job *j, pid_t parent, int talk)
-{
-	struct err err = {{0}};
-	int rc = sandbox_begin(parent, j->memory_bytes, j->cpu_seconds, &err);
-
-	if (rc == 0 && sandbox_close(&err) < 0)
-		log_warning("%s: going on without", err.msg);
-	if (rc == 0)
-		rc = answer(j, talk, &err);
-	if (rc < 0)
-		log_error("%s", err.msg);
-	return rc == -ENOENT ? EXIT_NO : rc < 0 ? EXIT_BROKEN : EXIT_FINE;
-}
-
-/* ---- the third process: the picture -------------------------------------------------------- */
-
-static int draw(const struct job *j, pid_t parent, struct err *err)
-{
-	_cleanup_fclose_ FILE *dot = stream(j->fd[FILE_DOT], "r");
-	_cleanup_fclose_ FILE *svg = stream(j->fd[FILE_SVG], "w");
-	int rc;
-
-	if (!dot || !svg)
-		return err_set(err, -errno, "cannot open the picture's files: %s", strerror(errno));
-	rewind(dot);
-	rc = sandbox_begin(parent, DRAW_MEMORY, DRAW_CPU_S, err);
-	if (rc == 0)
-		rc = render_warm_up(err);
-	if (rc == 0)
-		(void)sandbox_close(err); /* without one the rest of the sandbox has to do */
-	if (rc == 0)
-		rc = render_svg(dot, svg, err);
-	if (rc == 0 && fsync(j->fd[FILE_SVG]) < 0)
-		rc = err_set(
-			err, -errno, "cannot write %s: %s", file_names[FILE_SVG], strerror(errno));
-	return rc;
-}
-
-static int draw_main(const struct job *j, pid_t parent, int talk)
-{
-	struct outcome o = {0};
-	struct err err = {{0}};
-	int null = open("/dev/null", O_WRONLY | O_CLOEXEC);
-
-	/* The font library complains about caches that it cannot write. */
-	if (null >= 0)
-		dup2(null, STDERR_FILENO);
-	alarm(DRAW_WALL_S);
-	o.drawn = draw(j, parent, &err) == 0;
-	if (!o.drawn)
-		snprintf(o.reason, sizeof(o.reason), "%.255s", err.msg);
-	return write(talk, &o, sizeof(o)) == sizeof(o) ? EXIT_FINE : EXIT_BROKEN;
-}
-
-/* ---- the first process --------------------------------------------------------------------- */
-
-static pid_t start(const struct job *j, int (*run)(const struct job *, pid_t, int), int ret_talk[1])
-{
-	pid_t parent = getpid(), pid;
-	int pair[2];
-
-	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
-		return -1;
-	pid = fork();
-	if (pid == 0) {
-		int rc;
-
-		close(pair[0]);
-		rc = run(j, parent, pair[1]);
-		fflush(NULL);
-		_exit(rc); /* Graphviz's and the font library's exit handlers have nothing to do */
-	}
-	close(pair[1]);
-	if (pid < 0)
-		close(pair[0]);
-	else
-		*ret_talk = pair[0];
-	return pid;
-}
-
-static int wait_for(pid_t pid)
-{
-	int status;
-
-	while (waitpid(pid, &status, 0) < 0) {
-		if (errno != EINTR)
-			return 0;
-	}
-	return status;
-}
-
-static void run_draw(struct job *j, struct outcome *o)
-{
-	_cleanup_close_ int talk = -1;
-	pid_t pid = start(j, draw_main, &talk);
-	int status;
-
-	*o = (struct outcome){0};
-	if (pid < 0) {
-		snprintf(o->reason, sizeof(o->reason), "cannot start a process to draw it: %s",
-			strerror(errno));
-		return;
-	}
-	if (read(talk, o, sizeof(*o)) != sizeof(*o)) {
-		/* What it began to write counts for nothing. */
-		*o = (struct outcome){0};
-	}
-	o->reason[sizeof(o->reason) - 1] = 0;
-	status = wait_for(pid);
-	if (WIFSIGNALED(status) && !o->drawn)
-		snprintf(o->reason, sizeof(o->reason),
-			WTERMSIG(status) == SIGXCPU || WTERMSIG(status) == SIGALRM
-				? "drawing it took too long"
-				: "Graphviz was ended by signal %d",
-			WTERMSIG(status));
-	else if (!o->drawn && !*o->reason)
-		snprintf(o->reason, sizeof(o->reason), "Graphviz ended without a word");
-}
-
 static int run(struct job *j)
 {
-	_cleanup_close_ int talk = -1;
-	struct outcome o = {0};
-	pid_t pid = start(j, answer_main, &talk);
-	int status;
-	char go;
+	struct worker w = {.name = j->snapshot_name,
+		.memory_bytes = j->memory_bytes,
+		.cpu_seconds = j->cpu_seconds,
+		.dot_fd = j->fd[FILE_DOT],
+		.picture_fd = j->fd[FILE_SVG],
+		.format = "svg",
+		.answer = answer,
+		.arg = j};
+	struct worker_outcome o;
+	int rc = worker_run(&w, &o);
 
-	if (pid < 0) {
-		log_error("cannot start a process to read the snapshot in: %s", strerror(errno));
-		return EXIT_BROKEN;
-	}
-	if (read(talk, &go, 1) == 1) {
-		run_draw(j, &o);
-		if (write(talk, &o, sizeof(o)) < 0)
-			o.drawn = false; /* it is gone, which its status tells */
-	}
-	status = wait_for(pid);
-	if (WIFSIGNALED(status)) {
-		int s = WTERMSIG(status);
-
-		log_error("%s: reading it was ended by signal %d (%s)%s", j->snapshot_name, s,
-			strsignal(s),
-			s == SIGXCPU   ? ": raise --cpu"
-			: s == SIGKILL ? ": out of memory?"
-				       : "");
-		return EXIT_BROKEN;
-	}
-	if (WEXITSTATUS(status) == EXIT_FINE && !o.drawn)
+	if (rc == EXIT_FINE && !o.drawn)
 		remove_file(j, FILE_SVG);
-	return WEXITSTATUS(status);
+	return rc;
 }
 
 int main(int argc, char **argv)
 {
 	static struct job j = {.trigger = "manual",
-		.memory_bytes = MEMORY_DEFAULT,
-		.cpu_seconds = CPU_DEFAULT_S,
+		.memory_bytes = WORKER_MEMORY_DEFAULT,
+		.cpu_seconds = WORKER_CPU_DEFAULT_S,
 		.dir_fd = -1,
 		.snapshot_fd = -1};
 	char whole[PATH_MAX];

@@ -39,15 +39,6 @@ struct paths_ctx {
 	uint32_t serial;
 };
 
-/* How a node is held, after the fold of `__dict__`. */
-struct held {
-	uint32_t parent; /* node, or GRAPH_NONE: a root */
-	uint32_t source; /* valid for a root */
-	uint32_t kind, arg;
-	bool in_namespace;
-	bool by_name; /* a module's dict that is not known as one: f.__globals__['x'] */
-};
-
 static bool in_tree(const struct reach *r, uint32_t v)
 {
 	return r->dist[v] != REACH_NONE;
@@ -89,7 +80,7 @@ static void fold_namespace(const struct reach *r, struct held *h)
 	}
 }
 
-static struct held how_held(const struct reach *r, uint32_t v)
+struct held reach_held(const struct reach *r, uint32_t v)
 {
 	const struct graph *g = r->g;
 	uint32_t via = r->via[v];
@@ -301,11 +292,20 @@ static uint32_t type_of(const struct graph *g, uint32_t node)
 	return g->same_name[g->s.nodes[node].type];
 }
 
+/* Is v the root itself, not something that the root holds? */
+static bool is_the_root(const struct reach *r, uint32_t v, const struct held *h)
+{
+	const struct path_source *s = &r->sources[h->source];
+
+	return h->parent == GRAPH_NONE && r->via[v] == (REACH_SOURCE | h->source) && s->is_root &&
+	       s->edge_kind != EDGE_DICT;
+}
+
 /* Gives v its shape; the one that holds it must have one. */
 static int shape_node(struct paths_ctx *c, uint32_t v)
 {
 	const struct reach *r = c->r;
-	struct held h = how_held(r, v);
+	struct held h = reach_held(r, v);
 	uint32_t parent, kind, arg;
 	int rc;
 
@@ -315,8 +315,7 @@ static int shape_node(struct paths_ctx *c, uint32_t v)
 		rc = shape_of_root(c, s->kind, s->name, &parent);
 		if (rc < 0)
 			return rc;
-		if (c->r->via[v] == (REACH_SOURCE | h.source) && s->is_root &&
-			s->edge_kind != EDGE_DICT) {
+		if (is_the_root(r, v, &h)) {
 			c->shape_of[v] = parent;
 			return 0;
 		}
@@ -339,7 +338,7 @@ static int shape_unreached(struct paths_ctx *c, uint32_t v)
 		return rc;
 	if (r->via[v] == REACH_NONE)
 		return shape_below(c, shape, EDGE_PLAIN, 0, type_of(r->g, v), &c->shape_of[v]);
-	h = how_held(r, v);
+	h = reach_held(r, v);
 	rc = shape_below(c, shape, EDGE_PLAIN, 0, type_of(r->g, h.parent), &shape);
 	if (rc < 0)
 		return rc;
@@ -399,7 +398,7 @@ static int shape_instances(struct paths_ctx *c, uint32_t type, uint64_t *ret_ins
 		instances++;
 		for (uint32_t v = i; in_tree(r, i) && v != GRAPH_NONE && !c->shape_of[v];) {
 			c->shape_of[v] = SHAPE_MARKED;
-			v = how_held(r, v).parent;
+			v = reach_held(r, v).parent;
 		}
 	}
 	/* In the order of their roots, which makes it the order of groups of the same size. */
@@ -481,7 +480,7 @@ static void measure(struct paths_ctx *c, struct path_group *group, uint32_t type
 		if (!in_group(c, i, type, shape))
 			continue;
 		for (uint32_t v = i; v != GRAPH_NONE && c->stamp[v] != c->serial;) {
-			struct held h = how_held(c->r, v);
+			struct held h = reach_held(c->r, v);
 			uint32_t at = current(c, c->shape_of[v]), above;
 
 			c->stamp[v] = c->serial;
@@ -512,7 +511,7 @@ static void measure_unreached(
 		if (!in_group(c, i, type, shape))
 			continue;
 		if (r->via[i] != REACH_NONE)
-			h = how_held(r, i);
+			h = reach_held(r, i);
 		count_in(last, r->g, i, &h);
 		if (group->n_steps == 2 && h.parent != GRAPH_NONE &&
 			c->stamp[h.parent] != c->serial) {
@@ -710,10 +709,67 @@ fail:
 	return err_set(err, rc, "not enough memory to group %u objects by their paths", g->n_nodes);
 }
 
+int paths_of_object(struct path_group *group, struct paths_ctx *c, uint32_t node)
+{
+	const struct reach *r = c->r;
+	size_t n = 0, tail = PATHS_STEPS_MAX / 2, skip = 0, at;
+	struct held h;
+
+	*group = (struct path_group){.root = PATH_UNREACHABLE, .instances = 1, .accumulation = -1};
+	group->steps = calloc(PATHS_STEPS_MAX, sizeof(*group->steps));
+	if (!group->steps)
+		return -ENOMEM;
+	if (!in_tree(r, node)) {
+		group->n_steps = group->n_steps_whole = 1;
+		group->steps[0] = (struct path_step){
+			.type = type_of(r->g, node), .node = node, .nodes = 1};
+		return show_cycle(c, group, node);
+	}
+	for (uint32_t v = node;; v = h.parent) {
+		h = reach_held(r, v);
+		n += !is_the_root(r, v, &h);
+		if (h.parent == GRAPH_NONE)
+			break;
+	}
+	group->root = r->sources[h.source].kind;
+	group->root_name = r->sources[h.source].name;
+	group->n_steps_whole = n;
+	group->n_steps = MIN(n, (size_t)PATHS_STEPS_MAX);
+	if (n > PATHS_STEPS_MAX) {
+		group->cut = PATHS_STEPS_MAX - tail;
+		skip = n - PATHS_STEPS_MAX;
+	}
+	/* From the object up: the last steps, not those of the middle, the first ones. */
+	at = n;
+	for (uint32_t v = node; at > 0; v = h.parent) {
+		size_t to = --at;
+
+		h = reach_held(r, v);
+		if (skip && to >= group->cut && to < group->cut + skip)
+			continue;
+		group->steps[skip && to >= group->cut ? to - skip : to] =
+			(struct path_step){.type = type_of(r->g, v),
+				.kind = h.kind,
+				.arg = h.arg,
+				.node = v,
+				.nodes = 1,
+				.in_namespace = h.in_namespace};
+	}
+	if (group->n_steps > 1)
+		group->accumulation = (ssize_t)group->n_steps - 2;
+	return 0;
+}
+
+void path_group_release(struct path_group *group)
+{
+	free(group->steps);
+	*group = (struct path_group){0};
+}
+
 void paths_release(struct paths *p)
 {
 	for (size_t i = 0; i < p->n_groups; i++)
-		free(p->groups[i].steps);
+		path_group_release(&p->groups[i]);
 	free(p->groups);
 	*p = (struct paths){0};
 }

@@ -58,6 +58,18 @@ struct reach {
 int reach_init(struct reach *r, const struct graph *g, struct err *err);
 void reach_release(struct reach *r);
 
+/* How a node of the tree is held, a `__dict__` folded away. */
+struct held {
+	uint32_t parent; /* node, or GRAPH_NONE: a root */
+	uint32_t source; /* valid for a root */
+	uint32_t kind, arg;
+	bool in_namespace;
+	bool by_name; /* a module's dict that is not known as one: f.__globals__['x'] */
+};
+
+/* v's dist or its via must be known (not REACH_NONE). */
+struct held reach_held(const struct reach *r, uint32_t v);
+
 struct path_step {
 	uint32_t type;      /* number in the snapshot's types */
 	uint32_t kind, arg; /* enum snapshot_edge_kind and its arg, of one of the references */
@@ -101,6 +113,10 @@ struct paths_ctx *paths_ctx_free(struct paths_ctx *c);
 int paths_find(
 	struct paths *p, struct paths_ctx *c, uint32_t type, size_t max_groups, struct err *err);
 void paths_release(struct paths *p);
+
+/* The path of one object, as a group of one instance. -ENOMEM. */
+int paths_of_object(struct path_group *group, struct paths_ctx *c, uint32_t node);
+void path_group_release(struct path_group *group);
 
 #define PATHS_STEPS_MAX 48 /* a longer path is shown without its middle */
 

@@ -609,7 +609,7 @@ int render_dot(FILE *dot, const struct explanation *x, const char *caption, stru
  * forbids the second time. It lives as long as the process. */
 static GVC_t *gvc;
 
-static int draw(Agraph_t *g, FILE *svg, struct err *err)
+static int draw(Agraph_t *g, FILE *picture, const char *format, struct err *err)
 {
 	int rc = -EIO;
 
@@ -621,9 +621,9 @@ static int draw(Agraph_t *g, FILE *svg, struct err *err)
 		err_set(err, rc, "Graphviz cannot lay the picture out: %s",
 			*last_error ? last_error : "is libgvc's dot plugin installed?");
 	} else {
-		if (gvRender(gvc, g, "svg", svg) != 0 || fflush(svg) != 0)
+		if (gvRender(gvc, g, format, picture) != 0 || fflush(picture) != 0)
 			err_set(err, rc, "Graphviz cannot draw the picture: %s",
-				*last_error ? last_error : "is libgvc's core plugin installed?");
+				*last_error ? last_error : "is libgvc's plugin for that format installed?");
 		else
 			rc = 0;
 		gvFreeLayout(gvc, g);
@@ -631,7 +631,7 @@ static int draw(Agraph_t *g, FILE *svg, struct err *err)
 	return rc;
 }
 
-int render_svg(FILE *dot, FILE *svg, struct err *err)
+int render_picture(FILE *dot, FILE *picture, const char *format, struct err *err)
 {
 	Agraph_t *g;
 	int rc;
@@ -642,18 +642,18 @@ int render_svg(FILE *dot, FILE *svg, struct err *err)
 	if (!g)
 		return err_set(err, -EIO, "Graphviz cannot read the DOT file: %s",
 			*last_error ? last_error : "it is empty");
-	rc = draw(g, svg, err);
+	rc = draw(g, picture, format, err);
 	agclose(g);
 	return rc;
 }
 
-int render_warm_up(struct err *err)
+int render_warm_up(const char *format, struct err *err)
 {
 	static char name[] = "n";
 	_cleanup_(picture_release) struct picture p;
-	_cleanup_free_ char *svg = NULL;
-	size_t size;
-	FILE *f = open_memstream(&svg, &size);
+	_cleanup_free_ char *picture = NULL;
+	size_t size = 0;
+	FILE *f = open_memstream(&picture, &size);
 	Agnode_t *n = NULL;
 	int rc = picture_init(&p, err);
 
@@ -662,11 +662,11 @@ int render_warm_up(struct err *err)
 	if (n)
 		set_html(&p, n, "label", "a<b>b</b><i>c</i><b><i>d</i></b> × … →");
 	if (rc == 0)
-		rc = f && n && !p.failed ? draw(p.g, f, err)
+		rc = f && n && !p.failed ? draw(p.g, f, format, err)
 					 : err_set(err, -ENOMEM, "not enough memory for Graphviz");
 	if (f)
 		fclose(f);
-	if (rc == 0 && (!svg || !strstr(svg, "<svg")))
+	if (rc == 0 && size < 64)
 		rc = err_set(err, -EIO, "Graphviz draws nothing: are libgvc's plugins installed?");
 	return rc;
 }

@@ -18,12 +18,13 @@
  * ("pid 4711 · …"), may be NULL. -ENOMEM or -EIO. */
 int render_dot(FILE *dot, const struct explanation *x, const char *caption, struct err *err);
 
-/* Lays out and draws what render_dot() wrote. Graphviz, its fonts and their threads are a lot of
- * code: its own process is the place for this. -EIO. */
-int render_svg(FILE *dot, FILE *svg, struct err *err);
+/* Lays out and draws what render_dot() or render_web() wrote, in a format of Graphviz ("svg",
+ * "png", "pdf"). Graphviz, its fonts and their threads are a lot of code: its own process is the
+ * place for this. -EIO. */
+int render_picture(FILE *dot, FILE *picture, const char *format, struct err *err);
 
-/* Loads Graphviz's plugins and the fonts, by drawing something small: to be called before a
- * sandbox closes the file system. -EIO: Graphviz has no layout or SVG plugin. */
-int render_warm_up(struct err *err);
+/* Loads Graphviz's plugins and the fonts, by drawing something small in that format: to be called
+ * before a sandbox closes the file system. -EIO: Graphviz has no plugin for it. */
+int render_warm_up(const char *format, struct err *err);
 
 #endif

@@ -13,6 +13,7 @@
 #include <sys/un.h>
 #include <sys/wait.h>
 
+#include "daemon/util/helper.h"
 #include "daemon/util/log.h"
 #include "daemon/util/units.h"
 #include "pyleak/capture.h"
@@ -57,33 +58,6 @@ static void job_next(struct dump_manager *m);
 static void job_explain(struct job *j);
 
 /* ---- where our programs are ---------------------------------------------------------------- */
-
-/* Beside our own executable (a build folder), else where `make install` puts them: as seen from
- * there (installed with another PREFIX than built with), else as built. */
-static int helper_path(const char *name, char *buf, size_t n)
-{
-	char self[PATH_MAX];
-	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	char *slash;
-
-	if (len > 0) {
-		self[len] = 0;
-		slash = strrchr(self, '/');
-		if (slash &&
-			(size_t)snprintf(buf, n, "%.*s/%s", (int)(slash - self), self, name) < n &&
-			access(buf, X_OK) == 0)
-			return 0;
-		if (slash &&
-			(size_t)snprintf(buf, n, "%.*s/../libexec/pyleak/%s", (int)(slash - self),
-				self, name) < n &&
-			access(buf, X_OK) == 0)
-			return 0;
-	}
-	if ((size_t)snprintf(buf, n, "%s/%s", PYLEAK_LIBEXECDIR, name) < n &&
-		access(buf, X_OK) == 0)
-		return 0;
-	return -ENOENT;
-}
 
 /* May we ourselves do what the capture helper needs? See capture.h and DESIGN.md "systemd for real". */
 static bool may_capture_directly(void)

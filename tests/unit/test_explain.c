@@ -237,10 +237,10 @@ static void test_picture(void **state)
 	fclose(f);
 	assert_non_null(strstr(dot, "digraph"));
 
-	assert_int_equal(render_warm_up(&err), 0);
+	assert_int_equal(render_warm_up("svg", &err), 0);
 	in = fmemopen(dot, n_dot, "r");
 	f = open_memstream(&svg, &n_svg);
-	assert_int_equal(render_svg(in, f, &err), 0);
+	assert_int_equal(render_picture(in, f, "svg", &err), 0);
 	fclose(f);
 	fclose(in);
 	assert_non_null(strstr(svg, "<svg"));
