@@ -21,7 +21,7 @@ static const struct option_row rows[] = {
 	[OPTION_JSON] = {"--json", NULL, "print one JSON document instead of text"},
 	[OPTION_HELP] = {"--help", NULL, "print this, or with a verb what the verb does"},
 	[OPTION_VERSION] = {"--version", NULL, "print the version"},
-	[OPTION_N] = {"-n", "N", "at most N types, 0 for all (10)"},
+	[OPTION_N] = {"-n", "N", "at most N lines of a list, 0 for all (10)"},
 	[OPTION_FRESH] = {"--fresh", NULL, "count now instead of showing the last census"},
 	[OPTION_SINCE] = {"--since", "T",
 		"a duration back from now (10m, 1h30m) or an RFC 3339 time"},
@@ -31,6 +31,9 @@ static const struct option_row rows[] = {
 	[OPTION_FORCE] = {"--force", NULL,
 		"even if the process will stand still for longer than dump.pause"},
 	[OPTION_OUTPUT] = {"-o", "FILE", "write to FILE"},
+	[OPTION_ADDR] = {"--addr", "A", "the object at this address (0x7f12a4c0d0e0)"},
+	[OPTION_MAX_DEPTH] = {"--max-depth", "N", "go so many steps (3; a chain: any number)"},
+	[OPTION_TOO_MANY] = {"--too-many", "N", "show so many neighbours of one (10), paths of a type (8)"},
 };
 
 #define GENERAL                                                                                    \
@@ -124,6 +127,18 @@ static int set_option(struct options *o, enum option option, const char *value, 
 				err, -EINVAL, "--type: at most %d at a time", OPTIONS_TYPES_MAX);
 		o->types[o->n_types++] = value;
 		return 0;
+	case OPTION_ADDR:
+		if (o->n_addrs == OPTIONS_TYPES_MAX)
+			return err_set(
+				err, -EINVAL, "--addr: at most %d at a time", OPTIONS_TYPES_MAX);
+		o->addrs[o->n_addrs++] = value;
+		return 0;
+	case OPTION_MAX_DEPTH:
+		o->max_depth = value;
+		return 0;
+	case OPTION_TOO_MANY:
+		o->too_many = value;
+		return 0;
 	default:
 		return 0;
 	}
@@ -132,7 +147,7 @@ static int set_option(struct options *o, enum option option, const char *value, 
 static int add_word(const struct verb **verb, struct options *o, const char *word, struct err *err)
 {
 	if (!*verb) {
-		char names[512];
+		char names[1024];
 
 		*verb = find_verb(word);
 		if (*verb)
@@ -156,7 +171,7 @@ static int check(const struct verb *verb, const struct options *o, struct err *e
 	if (o->given & (OPTION_BIT(OPTION_HELP) | OPTION_BIT(OPTION_VERSION)))
 		return 0;
 	if (!verb) {
-		char names[512];
+		char names[1024];
 
 		list_verbs(names, sizeof(names));
 		return err_set(err, -EINVAL, "no verb: give one of %s, or --help", names);

@@ -28,6 +28,9 @@ enum option {
 	OPTION_NO_WAIT,
 	OPTION_FORCE,
 	OPTION_OUTPUT,
+	OPTION_ADDR,
+	OPTION_MAX_DEPTH,
+	OPTION_TOO_MANY,
 };
 #define OPTION_BIT(o) (1u << (o))
 
@@ -36,7 +39,9 @@ struct options {
 	unsigned n_words;
 	const char *types[OPTIONS_TYPES_MAX];
 	unsigned n_types;
-	const char *socket, *since, *step, *output;
+	const char *addrs[OPTIONS_TYPES_MAX];
+	unsigned n_addrs;
+	const char *socket, *since, *step, *output, *max_depth, *too_many;
 	int64_t n;
 	unsigned given; /* OPTION_BIT()s */
 };

@@ -18,6 +18,14 @@ void show_suspects(struct ctl *c, const json_t *result);
 void show_why(struct ctl *c, const json_t *result);
 void show_dump(struct ctl *c, const json_t *result);
 void show_dumps(struct ctl *c, const json_t *result);
+/* Answers about a dump (ask.h). */
+void show_chain(struct ctl *c, const json_t *answer);
+void show_web(struct ctl *c, const json_t *answer);
+void show_types(struct ctl *c, const json_t *answer);
+void show_instances(struct ctl *c, const json_t *answer);
+void show_diff(struct ctl *c, const json_t *answer);
+void show_dominators(struct ctl *c, const json_t *answer);
+void show_leaking(struct ctl *c, const json_t *answer);
 /* Any object, key by key. */
 void show_object(struct ctl *c, const json_t *result);
 

@@ -95,7 +95,6 @@ static void show_suspect(struct ctl *c, const json_t *suspect)
 	char count[TEXT_MAX];
 	size_t i;
 
-	fputc('\n', c->out);
 	style_print(c->out, c->colour, STYLE_HEAD, ctl_string(c, suspect, "type"));
 	fprintf(c->out, ": %s in the heap\n", text_json_count(count, instances));
 	json_array_foreach (paths, i, path) {
@@ -148,6 +147,17 @@ static void show_facts(struct ctl *c, const json_t *d)
 	}
 }
 
+void show_chain(struct ctl *c, const json_t *answer)
+{
+	const json_t *suspects = json_object_get(answer, "suspects"), *s;
+	size_t i;
+
+	json_array_foreach (suspects, i, s) {
+		fputs(i ? "\n" : "", c->out);
+		show_suspect(c, s);
+	}
+}
+
 void show_dump(struct ctl *c, const json_t *result)
 {
 	static const char *const files[][2] = {
@@ -172,8 +182,10 @@ void show_dump(struct ctl *c, const json_t *result)
 		return;
 	}
 	show_facts(c, result);
-	json_array_foreach (suspects, i, s)
+	json_array_foreach (suspects, i, s) {
+		fputc('\n', c->out);
 		show_suspect(c, s);
+	}
 	if (!json_array_size(suspects))
 		fputs("\nno type was named, suspected or growing: ask with --type\n", c->out);
 	reason = json_string_value(json_object_get(result, "svg_reason"));

@@ -9,7 +9,8 @@
 #include <stdarg.h>
 #include <string.h>
 
-#include "ctl/client.h"
+#include "ctl/ask.h"
+#include "ctl/daemon.h"
 #include "ctl/options.h"
 #include "ctl/save.h"
 #include "ctl/show.h"
@@ -17,10 +18,6 @@
 #include "daemon/util/macros.h"
 #include "daemon/util/units.h"
 #include "pyleak/control.h"
-
-/* A census of a large heap takes seconds; a dump has its own deadline, and may have to queue. */
-#define SILENCE_MS 60000
-#define TICK_MS    250
 
 struct scratch {
 	struct scratch *next;
@@ -64,67 +61,6 @@ int ctl_fail(struct ctl *c, int code, const char *fmt, ...)
 
 /* ---- asking --------------------------------------------------------------------------------- */
 
-/* The line on the terminal that says that something goes on. */
-struct wait {
-	struct ctl *c;
-	char text[256];
-	uint64_t since_ns;
-	bool shown;
-};
-
-static void on_wait(void *arg, const char *progress)
-{
-	struct wait *w = arg;
-	char clock[TEXT_MAX], line[384];
-	uint64_t s;
-
-	if (!w->c->err_terminal)
-		return;
-	if (progress)
-		snprintf(w->text, sizeof(w->text), "%s", progress);
-	s = (now_monotonic_ns() - w->since_ns) / 1000000000ULL;
-	if (!progress && !w->shown && s < 1)
-		return; /* not for what is answered at once */
-	snprintf(clock, sizeof(clock), "%u:%02u", (unsigned)(s / 60), (unsigned)(s % 60));
-	snprintf(line, sizeof(line), "%s  %s", clock, w->text);
-	/* A line that wraps cannot be wiped: cut it, by bytes, which is never too long. */
-	if (strlen(line) >= w->c->columns) {
-		size_t n = w->c->columns - 1;
-
-		while (n && (line[n] & 0xc0) == 0x80)
-			n--;
-		line[n] = 0;
-	}
-	fprintf(w->c->err, "\r\033[K%s", ctl_clean(w->c, line));
-	fflush(w->c->err);
-	w->shown = true;
-}
-
-static int ask(struct ctl *c, const char *verb, json_t *stolen_args, bool patient, json_t **ret,
-	int *ret_fd)
-{
-	_cleanup_(json_decrefp) json_t *args = stolen_args;
-	_cleanup_(client_closep) struct client *client = NULL;
-	struct wait wait = {.c = c, .text = "waiting for pyleakd", .since_ns = now_monotonic_ns()};
-	struct client_call call = {.verb = verb,
-		.args = args,
-		.silence_ms = patient ? 0 : SILENCE_MS,
-		.tick_ms = c->err_terminal ? TICK_MS : 0,
-		.on_wait = on_wait,
-		.arg = &wait};
-	struct err err = {0};
-	int r;
-
-	if (!args)
-		return ctl_fail(c, EXIT_USAGE, "an argument is not UTF-8 text");
-	r = client_open(c->socket, &client, &err);
-	if (!r)
-		r = client_call(client, &call, ret, ret_fd, &err);
-	if (wait.shown)
-		fprintf(c->err, "\r\033[K");
-	return r ? ctl_fail(c, r, "%s", err.msg) : 0;
-}
-
 static void print_json(struct ctl *c, const json_t *result)
 {
 	json_dumpf(result, c->out, JSON_INDENT(2) | JSON_ENCODE_ANY);
@@ -136,7 +72,7 @@ static int ask_and_show(struct ctl *c, const char *verb, json_t *args, bool pati
 	void (*show)(struct ctl *c, const json_t *result))
 {
 	_cleanup_(json_decrefp) json_t *result = NULL;
-	int r = ask(c, verb, args, patient, &result, NULL);
+	int r = daemon_ask(c, verb, args, patient, &result, NULL);
 
 	if (r)
 		return r;
@@ -313,7 +249,7 @@ static int dumps_show(struct ctl *c, const struct options *o)
 	if (!o->output)
 		return ask_and_show(c, "dumps.show", args, false, show_dump);
 	args = with_text(args, "file", file_kind(o->output));
-	r = ask(c, "dumps.show", args, false, &result, &fd);
+	r = daemon_ask(c, "dumps.show", args, false, &result, &fd);
 	if (r)
 		return r;
 	if (fd < 0)
@@ -392,6 +328,21 @@ static int run_dumps(struct ctl *c, const struct options *o)
 		c, EXIT_USAGE, "dumps %s: not known: dumps [list|show ID|path ID|rm ID]", name);
 }
 
+#define QUESTION_OPTIONS (OPTION_BIT(OPTION_N) | OPTION_BIT(OPTION_OUTPUT))
+#define PICTURE_OPTIONS                                                                            \
+	(OPTION_BIT(OPTION_TYPE) | OPTION_BIT(OPTION_ADDR) | OPTION_BIT(OPTION_MAX_DEPTH) |        \
+		OPTION_BIT(OPTION_TOO_MANY))
+
+#define DUMP_HELP                                                                                  \
+	"DUMP is the id of a dump, or a file: a snapshot, or the folder of a dump. A file needs\n" \
+	"no daemon, and can be read on any machine.\n"
+
+static const char dump_help[] = DUMP_HELP;
+static const char ask_help[] = DUMP_HELP
+	"The ending of FILE says what is written: .dot .svg .png .pdf (the picture), .json,\n"
+	".heapsnapshot (the whole heap, for Chrome's developer tools), and a chain's .html\n"
+	"(report). Without -o the picture opens in xdot on a display; elsewhere it is text.\n";
+
 const struct verb verbs[] = {
 	{"status", "", "Shows the daemon and the processes it watches",
 		"EXACT, ESTIMATE and BLIND are numbers of types. OBJECTS, PAUSE and CENSUS speak\n"
@@ -429,6 +380,34 @@ const struct verb verbs[] = {
 		"FILE, by the ending of that name: .svg (picture), .dot, .json, .html (report),\n"
 		"else the snapshot. \"path\" prints the folder.\n",
 		OPTION_BIT(OPTION_OUTPUT), 0, 2, run_dumps},
+	{"chain", "DUMP (--type T | --addr A) [--max-depth N] [--too-many N] [-o FILE]",
+		"Shows what holds the objects of a type, by path", ask_help,
+		QUESTION_OPTIONS | PICTURE_OPTIONS, 1, 1, ask_chain},
+	{"backrefs", "DUMP (--type T | --addr A) [--max-depth N] [--too-many N] [-o FILE]",
+		"Shows what refers to objects, and to that, and so on", ask_help,
+		QUESTION_OPTIONS | PICTURE_OPTIONS, 1, 1, ask_backrefs},
+	{"refs", "DUMP (--type T | --addr A) [--max-depth N] [--too-many N] [-o FILE]",
+		"Shows what objects refer to, and that, and so on", ask_help,
+		QUESTION_OPTIONS | PICTURE_OPTIONS, 1, 1, ask_refs},
+	{"types", "DUMP [--type T]... [-n N] [-o FILE]",
+		"Shows how many objects of each type there are, and their bytes", dump_help,
+		QUESTION_OPTIONS | OPTION_BIT(OPTION_TYPE), 1, 1, ask_types},
+	{"instances", "DUMP (--type T | --addr A) [-n N] [-o FILE]",
+		"Lists the objects of a type with address, bytes and reference count", dump_help,
+		QUESTION_OPTIONS | OPTION_BIT(OPTION_TYPE) | OPTION_BIT(OPTION_ADDR), 1, 1,
+		ask_instances},
+	{"diff", "DUMP DUMP [-n N] [-o FILE]",
+		"Shows what changed between two dumps: types, new objects, grown containers",
+		"The older dump comes first. NEW is the number of objects at addresses where\n"
+		"there was none of that type before.\n",
+		QUESTION_OPTIONS, 2, 2, ask_diff},
+	{"dominators", "DUMP [-n N] [-o FILE]",
+		"Shows which objects keep most memory alive, and which types",
+		"An object retains itself and all that would be freed with it.\n",
+		QUESTION_OPTIONS, 1, 1, ask_dominators},
+	{"leaking", "DUMP [-n N] [-o FILE]",
+		"Lists objects that have more references than anything explains: C code holds them",
+		dump_help, QUESTION_OPTIONS, 1, 1, ask_leaking},
 	{"why", "PID", "Tells why a process is or is not watched", NULL, 0, 1, 1, run_why},
 	{NULL},
 };

@@ -94,6 +94,14 @@ static char *edge_text(const struct graph *g, const struct path_step *step)
 	}
 }
 
+char *explain_edge(const struct graph *g, const struct held *h)
+{
+	const struct path_step step = {
+		.kind = h->kind, .arg = h->arg, .in_namespace = h->in_namespace};
+
+	return edge_text(g, &step);
+}
+
 static char *label_text(const struct graph *g, const struct path_step *step, bool last)
 {
 	const char *own = graph_string(g, g->s.nodes[step->node].name);
@@ -113,6 +121,7 @@ static int fill_step(
 {
 	*out = (struct explain_step){.nodes = step->nodes,
 		.addr = step->nodes == 1 ? g->s.nodes[step->node].addr : 0,
+		.example = g->s.nodes[step->node].addr,
 		.shape = step->shape,
 		.repeats = step->repeats,
 		.type = text_elide(type_name(g, step->type), TYPE_CHARS),
@@ -168,6 +177,8 @@ static char *subject(const struct explain_suspect *s, const struct explain_path 
 	char n[TEXT_NUMBER_MAX], percent[TEXT_NUMBER_MAX];
 
 	text_number(n, sizeof(n), s->instances);
+	if (s->addr)
+		return text_format("%s at 0x%llx is", s->type, (unsigned long long)s->addr);
 	if (s->instances == 1)
 		return text_format("The only %s is", s->type);
 	if (path->instances == s->instances)
@@ -262,6 +273,19 @@ static char *sentence(const struct explanation *x, const struct explain_suspect 
 
 /* ---- filling in ---------------------------------------------------------------------------- */
 
+static void path_release(struct explain_path *p)
+{
+	for (size_t i = 0; i < p->n_steps; i++) {
+		free(p->steps[i].type);
+		free(p->steps[i].label);
+		free(p->steps[i].edge);
+	}
+	free(p->steps);
+	free(p->root_name);
+	free(p->expression);
+	free(p->sentence);
+}
+
 /* What a frame holds without a name is on its value stack, but for what it runs. */
 static bool is_stack_or_c(const struct explain_path *path)
 {
@@ -272,8 +296,20 @@ static bool is_stack_or_c(const struct explain_path *path)
 		       strcmp(type, "code") != 0 && strcmp(type, "frame") != 0);
 }
 
-static int fill_path(struct explain_path *out, const struct explain_suspect *suspect,
-	const struct explanation *x, const struct graph *g, const struct path_group *group)
+static uint64_t module_addr(const struct graph *g, uint32_t name)
+{
+	for (uint32_t i = 0; i < g->n_roots; i++) {
+		const struct graph_root *r = &g->roots[i];
+
+		if (r->kind == ROOT_MODULE &&
+			strcmp(graph_string(g, r->name), graph_string(g, name)) == 0)
+			return g->s.nodes[r->node].addr;
+	}
+	return 0;
+}
+
+static int fill_steps(struct explain_path *out, const struct explain_suspect *suspect,
+	const struct graph *g, const struct path_group *group)
 {
 	size_t n = 0;
 	int rc = 0;
@@ -294,6 +330,8 @@ static int fill_path(struct explain_path *out, const struct explain_suspect *sus
 	default:
 		out->root_name = text_elide(graph_string(g, group->root_name), ROOT_CHARS);
 	}
+	if (group->root == PATH_MODULE)
+		out->root_addr = module_addr(g, group->root_name);
 	out->steps = calloc(group->n_steps + 1, sizeof(*out->steps));
 	if (!out->root_name || !out->steps)
 		return -ENOMEM;
@@ -318,6 +356,16 @@ static int fill_path(struct explain_path *out, const struct explain_suspect *sus
 		if (!out->steps[0].edge)
 			return -ENOMEM;
 	}
+	return 0;
+}
+
+static int fill_path(struct explain_path *out, const struct explain_suspect *suspect,
+	const struct explanation *x, const struct graph *g, const struct path_group *group)
+{
+	int rc = fill_steps(out, suspect, g, group);
+
+	if (rc < 0)
+		return rc;
 	out->expression = expression(out, (ssize_t)out->n_steps - 1);
 	out->sentence = sentence(x, suspect, out);
 	return out->expression && out->sentence ? 0 : -ENOMEM;
@@ -325,8 +373,10 @@ static int fill_path(struct explain_path *out, const struct explain_suspect *sus
 
 static int fill_suspect(struct explain_suspect *out, const struct explanation *x,
 	const struct graph *g, const struct census *census, struct paths_ctx *ctx, uint32_t type,
-	size_t max_paths, struct err *err)
+	const struct explain_options *o, struct err *err)
 {
+	size_t max_paths =
+		o->max_paths ? MIN(o->max_paths, (size_t)EXPLAIN_PATHS_MAX) : EXPLAIN_PATHS_DEFAULT;
 	struct paths paths;
 	int rc = paths_find(&paths, ctx, type, max_paths, err);
 
@@ -341,11 +391,60 @@ static int fill_suspect(struct explain_suspect *out, const struct explanation *x
 	if (!out->type || !out->paths)
 		rc = -ENOMEM;
 	for (size_t i = 0; i < paths.n_groups && rc == 0; i++) {
-		out->n_paths = i + 1;
-		rc = fill_path(&out->paths[i], out, x, g, &paths.groups[i]);
+		if (o->max_steps && paths.groups[i].n_steps_whole > o->max_steps) {
+			out->other_paths++;
+			out->other_instances += paths.groups[i].instances;
+			continue;
+		}
+		rc = fill_path(&out->paths[out->n_paths++], out, x, g, &paths.groups[i]);
 	}
 	paths_release(&paths);
 	return rc;
+}
+
+static int fill_object(struct explain_suspect *out, const struct explanation *x,
+	const struct graph *g, struct paths_ctx *ctx, uint64_t addr, struct err *err)
+{
+	_cleanup_(path_group_release) struct path_group group = {0};
+	uint32_t node = 0;
+	int rc;
+
+	while (node < g->n_nodes && g->s.nodes[node].addr != addr)
+		node++;
+	if (node == g->n_nodes)
+		return err_set(err, -ENOENT,
+			"no object at 0x%llx in this dump: `instances` lists those of a type",
+			(unsigned long long)addr);
+	rc = paths_of_object(&group, ctx, node);
+	if (rc < 0)
+		return rc;
+	*out = (struct explain_suspect){.addr = addr,
+		.type = text_elide(graph_type_name(g, node), TYPE_CHARS),
+		.instances = 1,
+		.bytes = g->s.nodes[node].bytes,
+		.paths = calloc(1, sizeof(*out->paths))};
+	if (!out->type || !out->paths)
+		return -ENOMEM;
+	out->n_paths = 1;
+	return fill_path(&out->paths[0], out, x, g, &group);
+}
+
+#define NAME_STEPS_MAX 16
+
+char *explain_name(struct paths_ctx *c, const struct reach *r, uint32_t node)
+{
+	_cleanup_(path_group_release) struct path_group group = {0};
+	struct explain_suspect s = {.instances = 1};
+	struct explain_path path = {0};
+	char *name = NULL;
+
+	if (r->dist[node] == REACH_NONE || r->dist[node] > NAME_STEPS_MAX)
+		return strdup("");
+	if (paths_of_object(&group, c, node) == 0 &&
+		fill_steps(&path, &s, r->g, &group) == 0)
+		name = expression(&path, (ssize_t)path.n_steps - 1);
+	path_release(&path);
+	return name;
 }
 
 static int fill_top(struct explanation *x, const struct graph *g, const struct census *census)
@@ -374,7 +473,7 @@ static int fill_top(struct explanation *x, const struct graph *g, const struct c
 static int choose(struct type_list *l, const struct graph *g, const struct census *census,
 	const struct explain_options *o, struct err *err)
 {
-	if (!o->n_types)
+	if (!o->n_types && !o->n_addrs)
 		return types_suspected(l, g, census);
 	for (size_t i = 0; i < o->n_types; i++) {
 		int rc = types_named(l, g, census, o->types[i], EXPLAIN_SUSPECTS_MAX, err);
@@ -398,11 +497,9 @@ int explain(struct explanation *x, const struct graph *g, const struct explain_o
 	_cleanup_(reach_release) struct reach reach = {0};
 	_cleanup_(ctx_freep) struct paths_ctx *ctx = NULL;
 	_cleanup_(type_list_release) struct type_list suspects = {0};
-	size_t max_paths;
+	size_t n_addrs = MIN(o->n_addrs, (size_t)EXPLAIN_SUSPECTS_MAX);
 	int rc;
 
-	max_paths =
-		o->max_paths ? MIN(o->max_paths, (size_t)EXPLAIN_PATHS_MAX) : EXPLAIN_PATHS_DEFAULT;
 	new.objects = g->n_nodes;
 	new.edges = (uint64_t)g->n_edges + g->external_edges;
 	rc = census_take(&census, g);
@@ -418,14 +515,16 @@ int explain(struct explanation *x, const struct graph *g, const struct explain_o
 		new.suspects_left_out = suspects.left_out;
 		new.skipped = census.skipped;
 		new.partial = o->partial || census.skipped > 0;
-		new.suspects = calloc(MAX(suspects.n, (size_t)1), sizeof(*new.suspects));
+		new.suspects = calloc(suspects.n + n_addrs + 1, sizeof(*new.suspects));
 		rc = new.suspects ? 0 : -ENOMEM;
 	}
 	for (size_t i = 0; i < suspects.n && rc == 0; i++) {
 		new.n_suspects = i + 1;
-		rc = fill_suspect(
-			&new.suspects[i], &new, g, &census, ctx, suspects.types[i], max_paths, err);
+		rc = fill_suspect(&new.suspects[i], &new, g, &census, ctx, suspects.types[i], o, err);
 	}
+	for (size_t i = 0; i < n_addrs && rc == 0; i++)
+		rc = fill_object(
+			&new.suspects[new.n_suspects++], &new, g, ctx, o->addrs[i], err);
 	if (rc == -ENOMEM)
 		return err_set(err, rc, "not enough memory to explain %u objects", g->n_nodes);
 	if (rc < 0)
@@ -440,19 +539,8 @@ void explanation_release(struct explanation *x)
 	for (size_t i = 0; i < x->n_suspects; i++) {
 		struct explain_suspect *s = &x->suspects[i];
 
-		for (size_t k = 0; k < s->n_paths; k++) {
-			struct explain_path *p = &s->paths[k];
-
-			for (size_t j = 0; j < p->n_steps; j++) {
-				free(p->steps[j].type);
-				free(p->steps[j].label);
-				free(p->steps[j].edge);
-			}
-			free(p->steps);
-			free(p->root_name);
-			free(p->expression);
-			free(p->sentence);
-		}
+		for (size_t k = 0; k < s->n_paths; k++)
+			path_release(&s->paths[k]);
 		free(s->paths);
 		free(s->type);
 	}

@@ -23,6 +23,7 @@ struct explain_step {
 	char *edge;  /* how the step before holds it: ['key'], .attr, [3], cell x, local x, or "" */
 	uint64_t nodes; /* objects of the path's instances in this place */
 	uint64_t addr;  /* of the only one, else 0 */
+	uint64_t example; /* of one of them */
 	uint32_t shape; /* equal where two paths go through the same place; 0: private */
 	bool repeats;
 	bool gap; /* stands for steps that were cut out */
@@ -33,6 +34,7 @@ struct explain_path {
 	uint64_t instances;
 	enum path_root root;
 	char *root_name;
+	uint64_t root_addr; /* of a module; 0: the root is no object, or not in the dump */
 	uint32_t root_shape;
 	struct explain_step *steps;
 	size_t n_steps;
@@ -44,6 +46,7 @@ struct explain_path {
 
 struct explain_suspect {
 	char *type;
+	uint64_t addr; /* not 0: this one object is meant, not all of the type */
 	uint64_t instances, bytes; /* bytes: of the objects themselves */
 	struct explain_path *paths;
 	size_t n_paths;
@@ -70,12 +73,16 @@ struct explain_options {
 	 * with most instances that the program itself defined. */
 	const char *const *types;
 	size_t n_types;
+	const uint64_t *addrs; /* objects to explain, each for itself */
+	size_t n_addrs;
 	size_t max_paths; /* 0: EXPLAIN_PATHS_DEFAULT */
+	size_t max_steps; /* longer paths are only counted; 0: no limit */
 	bool partial;     /* the capture was cut short */
 };
 
 /*
- * -ENOENT: no such type, or a short name of several; the message lists what is near. -ENOMEM.
+ * -ENOENT: no such type or object, or a short name of several types; the message lists what is
+ * near. -ENOMEM.
  */
 int explain(struct explanation *x, const struct graph *g, const struct explain_options *o,
 	struct err *err);
@@ -91,6 +98,13 @@ struct explain_document {
 
 /* New reference, or NULL when out of memory. */
 json_t *explain_json(const struct explanation *x, const struct explain_document *doc);
+
+/* How one reference holds its object: "['key']", ".attr", "[3]", "cell x", "local x" or "". */
+char *explain_edge(const struct graph *g, const struct held *h);
+
+/* What leads to the object from its root: "app.cache.SESSIONS"; NULL when out of memory, "" where
+ * nothing leads there or the way is long. */
+char *explain_name(struct paths_ctx *c, const struct reach *r, uint32_t node);
 
 /* "module", "interpreter", "frame" or "c-reference". */
 const char *explain_root_kind(enum path_root root);

@@ -19,6 +19,7 @@
 
 #include "daemon/util/log.h"
 #include "daemon/util/units.h"
+#include "graph/ask_main.h"
 #include "graph/explain.h"
 #include "graph/render.h"
 #include "graph/report.h"
@@ -241,30 +242,6 @@ static int write_whole(int fd, const char *text, size_t n, const char *name, str
 	return 0;
 }
 
-static char *read_whole(int fd, size_t max)
-{
-	struct stat st;
-	char *text;
-	size_t n, done = 0;
-
-	if (fstat(fd, &st) < 0 || st.st_size < 0 || (uint64_t)st.st_size > max)
-		return NULL;
-	n = (size_t)st.st_size;
-	text = malloc(n + 1);
-	while (text && done < n) {
-		ssize_t k = pread(fd, text + done, n - done, (off_t)done);
-
-		if (k < 0 && errno == EINTR)
-			continue;
-		if (k <= 0)
-			break;
-		done += (size_t)k;
-	}
-	if (text)
-		text[done] = 0;
-	return text;
-}
-
 /* ---- the second process: the answer -------------------------------------------------------- */
 
 struct answer {
@@ -323,7 +300,7 @@ static int write_dot(const struct job *j, const struct answer *a, struct err *er
 	if (!f)
 		return err_set(
 			err, -errno, "cannot write %s: %s", file_names[FILE_DOT], strerror(errno));
-	rc = render_dot(f, &a->x, caption, err);
+	rc = render_dot(f, &a->x, caption, NULL, err);
 	if (rc == 0 && fsync(j->fd[FILE_DOT]) < 0)
 		rc = err_set(
 			err, -errno, "cannot write %s: %s", file_names[FILE_DOT], strerror(errno));
@@ -333,7 +310,7 @@ static int write_dot(const struct job *j, const struct answer *a, struct err *er
 static int write_html(const struct job *j, const struct answer *a,
 	const struct explain_document *doc, struct err *err)
 {
-	_cleanup_free_ char *svg = doc->svg ? read_whole(j->fd[FILE_SVG], SVG_MAX) : NULL;
+	_cleanup_free_ char *svg = doc->svg ? worker_read(j->fd[FILE_SVG], SVG_MAX) : NULL;
 	_cleanup_fclose_ FILE *f = worker_stream(j->fd[FILE_HTML], "w");
 	int rc;
 
@@ -418,12 +395,14 @@ int main(int argc, char **argv)
 	log_open("pyleak-explain", LOG_INFO);
 	umask(0077);
 	signal(SIGPIPE, SIG_IGN);
-	rc = parse_arguments(&j, argc, argv);
-	if (rc >= 0)
-		return rc;
 	/* Nothing of the environment has a say in how Graphviz and the fonts are set up. */
 	clearenv();
 	setenv("HOME", "/nonexistent", 1);
+	if (argc > 1 && !strcmp(argv[1], "ask"))
+		return ask_main(argc - 1, argv + 1);
+	rc = parse_arguments(&j, argc, argv);
+	if (rc >= 0)
+		return rc;
 	rc = open_files(&j);
 	if (rc < 0) {
 		if (!realpath(j.dir, whole))

@@ -8,29 +8,34 @@
 
 _Static_assert(sizeof(struct graph_edge) == sizeof(struct snapshot_edge), "converted in place");
 
-/* A random odd factor for the keys of the address map: the addresses come from a program that may
- * want them to collide. Multiplying by an odd number maps 64-bit numbers one to one. */
-static uint64_t secret(void)
+/* Times a random odd factor: the addresses come from a program that may want them to collide.
+ * Multiplying by an odd number maps 64-bit numbers one to one. */
+uint64_t graph_addr_key(uint64_t addr)
 {
-	const void *random = (const void *)getauxval(AT_RANDOM);
-	uint64_t x = 0x9e3779b97f4a7c15ull;
+	static uint64_t factor;
 
-	if (random)
-		memcpy(&x, random, sizeof(x));
-	return x | 1;
+	if (!factor) {
+		const void *random = (const void *)getauxval(AT_RANDOM);
+
+		factor = 0x9e3779b97f4a7c15ull;
+		if (random)
+			memcpy(&factor, random, sizeof(factor));
+		factor |= 1;
+	}
+	return addr * factor;
 }
 
 static int resolve(struct graph *g, struct u64map *map)
 {
 	struct snapshot *s = &g->s;
-	uint64_t factor = secret(), in = 0;
+	uint64_t in = 0;
 	uint32_t out = 0, roots = 0;
 	int rc = u64map_reserve(map, s->n_nodes);
 
 	for (uint32_t i = 0; rc == 0 && i < s->n_nodes; i++) {
 		bool new;
 
-		if (!u64map_upsert(map, s->nodes[i].addr * factor, i, &new))
+		if (!u64map_upsert(map, graph_addr_key(s->nodes[i].addr), i, &new))
 			rc = -ENOMEM;
 		else if (!new)
 			g->duplicate_nodes++;
@@ -43,7 +48,7 @@ static int resolve(struct graph *g, struct u64map *map)
 		g->first[i] = out;
 		for (uint32_t k = 0; k < s->nodes[i].n_edges; k++, in++) {
 			struct snapshot_edge e = s->edges[in];
-			const uint64_t *to = u64map_get(map, e.to * factor);
+			const uint64_t *to = u64map_get(map, graph_addr_key(e.to));
 
 			if (!to) {
 				g->external_edges++;
@@ -57,7 +62,7 @@ static int resolve(struct graph *g, struct u64map *map)
 
 	for (uint32_t i = 0; i < s->n_roots; i++) {
 		const struct snapshot_root *r = &s->roots[i];
-		const uint64_t *to = u64map_get(map, r->addr * factor);
+		const uint64_t *to = u64map_get(map, graph_addr_key(r->addr));
 
 		if (!to) {
 			g->external_roots++;
@@ -72,7 +77,7 @@ static int resolve(struct graph *g, struct u64map *map)
 	g->n_roots = roots;
 
 	for (uint32_t t = 0; t < s->n_types; t++) {
-		const uint64_t *node = u64map_get(map, s->types[t].addr * factor);
+		const uint64_t *node = u64map_get(map, graph_addr_key(s->types[t].addr));
 
 		g->class_of[t] = node ? (uint32_t)*node : GRAPH_NONE;
 	}

@@ -48,6 +48,9 @@ struct graph {
 /* Takes *s over (it is empty afterwards, also on failure). -ENOMEM. (Not graph_init: libgvc has a
  * function of that name and would call ours.) */
 int graph_build(struct graph *g, struct snapshot *s, struct err *err);
+/* An address as a key of a struct u64map that nobody can make collide on purpose. */
+uint64_t graph_addr_key(uint64_t addr);
+
 int graph_index_referrers(struct graph *g, struct err *err);
 void graph_release(struct graph *g);
 

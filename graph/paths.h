@@ -67,6 +67,10 @@ struct held {
 	bool by_name; /* a module's dict that is not known as one: f.__globals__['x'] */
 };
 
+/* How much a kind of reference tells: 0 … REACH_TELLING_MAX. */
+#define REACH_TELLING_MAX 4
+int reach_telling(uint32_t kind);
+
 /* v's dist or its via must be known (not REACH_NONE). */
 struct held reach_held(const struct reach *r, uint32_t v);
 

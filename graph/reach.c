@@ -3,8 +3,7 @@
 
 #include "graph/paths.h"
 
-/* How much the way of holding tells, for two references between the same two objects. */
-static int telling(uint32_t kind)
+int reach_telling(uint32_t kind)
 {
 	switch (kind) {
 	case EDGE_ATTR:
@@ -68,7 +67,7 @@ static void expand(struct search *q, uint32_t u)
 
 				/* A class is in its module's C state, and has a name there. */
 				if ((by->from == w || by->from == u) &&
-					telling(e->kind) > telling(by->kind))
+					reach_telling(e->kind) > reach_telling(by->kind))
 					r->via[v] = i;
 			}
 		}
@@ -242,7 +241,7 @@ int reach_init(struct reach *r, const struct graph *g, struct err *err)
 		if (r->dist[e->to] != REACH_NONE || e->from == e->to)
 			continue;
 		if (r->via[e->to] == REACH_NONE ||
-			telling(e->kind) > telling(g->edges[r->via[e->to]].kind))
+			reach_telling(e->kind) > reach_telling(g->edges[r->via[e->to]].kind))
 			r->via[e->to] = i;
 	}
 out:

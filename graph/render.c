@@ -4,6 +4,7 @@
 #include <gvc.h>
 #include <string.h>
 
+#include "daemon/util/units.h"
 #include "graph/text.h"
 
 #define FONT       "Helvetica,Arial,sans-serif"
@@ -434,6 +435,17 @@ static void dress_edges(struct picture *p)
 	}
 }
 
+static void title_caption(FILE *f, const char *caption)
+{
+	if (caption) {
+		fputs("<font point-size=\"4\"> <br/></font>", f);
+		fputs("<font point-size=\"11\" color=\"#6b6661\">", f);
+		elided(f, caption, 160);
+		fputs("</font><br/>", f);
+	}
+	fputs("<font point-size=\"8\"> </font>", f);
+}
+
 static char *title(const struct explanation *x, const char *caption)
 {
 	char n[TEXT_NUMBER_MAX];
@@ -455,13 +467,7 @@ static char *title(const struct explanation *x, const char *caption)
 		fprintf(f, "and %zu more types<br/>", x->n_suspects - 4);
 	if (!x->n_suspects)
 		fputs("<font point-size=\"18\"><b>no objects to explain</b></font><br/>", f);
-	if (caption) {
-		fputs("<font point-size=\"4\"> <br/></font>", f);
-		fputs("<font point-size=\"11\" color=\"#6b6661\">", f);
-		elided(f, caption, 160);
-		fputs("</font><br/>", f);
-	}
-	fputs("<font point-size=\"8\"> </font>", f);
+	title_caption(f, caption);
 	if (fclose(f) != 0) {
 		free(text);
 		return NULL;
@@ -588,7 +594,19 @@ static void compose(struct picture *p, const struct explanation *x)
 	line_up_roots(p);
 }
 
-int render_dot(FILE *dot, const struct explanation *x, const char *caption, struct err *err)
+static int write_dot(FILE *dot, struct picture *p, size_t *ret_nodes, struct err *err)
+{
+	if (p->failed)
+		return err_set(err, -ENOMEM, "not enough memory for the picture");
+	if (agwrite(p->g, dot) != 0 || fflush(dot) != 0)
+		return err_set(err, -EIO, "cannot write the DOT file: %s", strerror(errno));
+	if (ret_nodes)
+		*ret_nodes = (size_t)agnnodes(p->g);
+	return 0;
+}
+
+int render_dot(FILE *dot, const struct explanation *x, const char *caption, size_t *ret_nodes,
+	struct err *err)
 {
 	_cleanup_free_ char *label = title(x, caption);
 	_cleanup_(picture_release) struct picture p;
@@ -598,11 +616,215 @@ int render_dot(FILE *dot, const struct explanation *x, const char *caption, stru
 		return rc;
 	set_html(&p, p.g, "label", label);
 	compose(&p, x);
-	if (p.failed)
-		return err_set(err, -ENOMEM, "not enough memory for the picture");
-	if (agwrite(p.g, dot) != 0 || fflush(dot) != 0)
-		return err_set(err, -EIO, "cannot write the DOT file: %s", strerror(errno));
-	return 0;
+	return write_dot(dot, &p, ret_nodes, err);
+}
+
+/* ---- a web --------------------------------------------------------------------------------- */
+
+static Agnode_t *new_node(struct picture *p, const char *prefix, uint32_t i)
+{
+	char name[24];
+	Agnode_t *n;
+
+	snprintf(name, sizeof(name), "%s%u", prefix, i);
+	n = agnode(p->g, name, 1);
+	if (!n)
+		p->failed = true;
+	return n;
+}
+
+static Agedge_t *new_edge(struct picture *p, Agnode_t *from, Agnode_t *to)
+{
+	static char none[] = "";
+	Agedge_t *e = from && to ? agedge(p->g, from, to, none, 1) : NULL;
+
+	if (!e)
+		p->failed = true;
+	return e;
+}
+
+static void wear(struct picture *p, Agnode_t *n, enum role role)
+{
+	set(p, n, "color", looks[role].border);
+	set(p, n, "fontcolor", looks[role].text);
+	set(p, n, "fillcolor", looks[role].fill);
+	set(p, n, "class", looks[role].class);
+}
+
+/* Name or path in bold, below it the type and the address, by which to ask on. */
+static char *web_label(const char *name, const char *type, uint64_t addr)
+{
+	char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	if (!f)
+		return NULL;
+	fputs("<b>", f);
+	elided(f, name, NAME_CHARS);
+	fputs("</b>", f);
+	if (type && strcmp(type, name) != 0) {
+		fputs("<br/>" SMALL, f);
+		elided(f, type, TYPE_CHARS);
+		fputs("</font>", f);
+	}
+	if (addr)
+		fprintf(f, "<br/>" SMALL "0x%llx</font>", (unsigned long long)addr);
+	if (fclose(f) != 0) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
+
+static Agnode_t *draw_object(
+	struct picture *p, const struct graph *g, const struct web_node *w, uint32_t i)
+{
+	Agnode_t *n = new_node(p, "n", i);
+	_cleanup_free_ char *label = NULL, *tip = NULL;
+	char fill[8], size[32];
+	const struct snapshot_node *object = &g->s.nodes[w->node];
+
+	if (!n)
+		return NULL;
+	wear(p, n, !w->depth ? ROLE_SUSPECT : w->is_module ? ROLE_MODULE : ROLE_STEP);
+	if (w->depth && !w->is_module) {
+		fade(w->depth, fill);
+		set(p, n, "fillcolor", fill);
+	}
+	label = web_label(w->label, w->is_module ? "module" : graph_type_name(g, w->node),
+		w->is_module ? 0 : object->addr);
+	set_html(p, n, "label", label);
+	format_size(size, sizeof(size), object->bytes);
+	tip = object->flags & SNAPSHOT_NODE_IMMORTAL
+		      ? text_format("%s, %s, immortal", w->label, size)
+		      : text_format("%s, %s, %lld references", w->label, size,
+				(long long)object->refcount);
+	set_escaped(p, n, "tooltip", tip ? tip : "");
+	return n;
+}
+
+static void draw_more(
+	struct picture *p, const struct web *w, const struct web_node *at, Agnode_t *n, uint32_t i)
+{
+	Agnode_t *more = new_node(p, "more", i);
+	_cleanup_free_ char *label = NULL;
+	char number[TEXT_NUMBER_MAX];
+	Agedge_t *e;
+
+	if (!more)
+		return;
+	wear(p, more, ROLE_MORE);
+	label = text_format("%s more %s", text_number(number, sizeof(number), at->more),
+		w->backwards ? "backreferences" : "references");
+	set(p, more, "label", label);
+	set(p, more, "style", "rounded,dotted");
+	e = w->backwards ? new_edge(p, more, n) : new_edge(p, n, more);
+	if (e) {
+		set(p, e, "style", "dotted");
+		set(p, e, "color", looks[ROLE_MORE].border);
+		set(p, e, "class", "more");
+	}
+}
+
+static void draw_held(struct picture *p, Agnode_t *from, Agnode_t *to, const char *label)
+{
+	Agedge_t *e = new_edge(p, from, to);
+	_cleanup_free_ char *html = NULL;
+
+	if (!e)
+		return;
+	set(p, e, "class", "holds");
+	if (*label) {
+		html = edge_label(label);
+		set_html(p, e, "label", html);
+	}
+}
+
+/* Roots of one name and kind are one box. */
+static void draw_roots(
+	struct picture *p, const struct graph *g, const struct web *w, Agnode_t *const *nodes)
+{
+	_cleanup_free_ Agnode_t **boxes = calloc(MAX(w->n_roots, 1u), sizeof(Agnode_t *));
+
+	if (!boxes) {
+		p->failed = true;
+		return;
+	}
+	for (uint32_t i = 0; i < w->n_roots; i++) {
+		const struct web_root *r = &w->roots[i];
+
+		for (uint32_t k = 0; k < i && !boxes[i]; k++) {
+			if (w->roots[k].kind == r->kind && w->roots[k].name == r->name)
+				boxes[i] = boxes[k];
+		}
+		if (!boxes[i]) {
+			_cleanup_free_ char *label = web_label(
+				r->kind == PATH_C_REFERENCE ? "C code" : graph_string(g, r->name),
+				explain_root_kind(r->kind), 0);
+
+			boxes[i] = new_node(p, "root", i);
+			if (!boxes[i])
+				return;
+			wear(p, boxes[i], role_of_root(r->kind));
+			set_html(p, boxes[i], "label", label);
+		}
+		draw_held(p, boxes[i], nodes[r->to], r->label);
+	}
+}
+
+static char *web_title(const struct graph *g, const struct web *w, const char *caption)
+{
+	char *text = NULL;
+	uint32_t n = 0;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	if (!f)
+		return NULL;
+	while (n < w->n_nodes && !w->nodes[n].depth)
+		n++;
+	fprintf(f, "<font point-size=\"18\"><b>what %s", w->backwards ? "refers to " : "");
+	if (n == 1)
+		fprintf(f, "0x%llx, ", (unsigned long long)g->s.nodes[w->nodes[0].node].addr);
+	else
+		fprintf(f, "%u objects like ", n);
+	if (n)
+		elided(f, graph_type_name(g, w->nodes[0].node), 80);
+	fprintf(f, "%s</b></font><br/>", w->backwards ? "" : n == 1 ? " refers to" : " refer to");
+	title_caption(f, caption);
+	if (fclose(f) != 0) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
+
+int render_web(FILE *dot, const struct graph *g, const struct web *w, const char *caption,
+	size_t *ret_nodes, struct err *err)
+{
+	_cleanup_free_ Agnode_t **nodes = calloc(MAX(w->n_nodes, 1u), sizeof(Agnode_t *));
+	_cleanup_(picture_release) struct picture p;
+	_cleanup_free_ char *label = NULL;
+	int rc = picture_init(&p, err);
+
+	if (rc < 0)
+		return rc;
+	label = web_title(g, w, caption);
+	set_html(&p, p.g, "label", label);
+	for (uint32_t i = 0; nodes && i < w->n_nodes; i++) {
+		nodes[i] = draw_object(&p, g, &w->nodes[i], i);
+		if (nodes[i] && w->nodes[i].more)
+			draw_more(&p, w, &w->nodes[i], nodes[i], i);
+	}
+	p.failed |= !nodes;
+	if (!p.failed) {
+		for (uint32_t i = 0; i < w->n_edges; i++)
+			draw_held(&p, nodes[w->edges[i].from], nodes[w->edges[i].to],
+				w->edges[i].label);
+		draw_roots(&p, g, w, nodes);
+	}
+	return write_dot(dot, &p, ret_nodes, err);
 }
 
 /* One for the process: making it reads Graphviz's list of plugins and loads them, which a sandbox
@@ -642,14 +864,43 @@ int render_picture(FILE *dot, FILE *picture, const char *format, struct err *err
 	if (!g)
 		return err_set(err, -EIO, "Graphviz cannot read the DOT file: %s",
 			*last_error ? last_error : "it is empty");
+	/* A page has a ground of its own; what shows a file may have any. */
+	if (strcmp(format, "svg") != 0) {
+		static char key[] = "bgcolor", white[] = "white";
+
+		agattr(g, AGRAPH, key, white);
+		agset(g, key, white);
+	}
 	rc = draw(g, picture, format, err);
 	agclose(g);
 	return rc;
 }
 
+/* Every size that is used, plain and bold, in several scripts: a raster is drawn with fonts that
+ * are opened one by one, as they are needed. */
+static char *all_fonts(void)
+{
+	static const int sizes[] = {4, 8, 10, 11, 12, 13, 18};
+	static const char *sample = "a × … → Ж α ع א 中 あ 한 ก";
+	char *text = NULL;
+	size_t size;
+	FILE *f = open_memstream(&text, &size);
+
+	if (!f)
+		return NULL;
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++)
+		fprintf(f, "<font point-size=\"%d\">%s<b>%s</b></font>", sizes[i], sample, sample);
+	if (fclose(f) != 0) {
+		free(text);
+		return NULL;
+	}
+	return text;
+}
+
 int render_warm_up(const char *format, struct err *err)
 {
 	static char name[] = "n";
+	_cleanup_free_ char *fonts = all_fonts();
 	_cleanup_(picture_release) struct picture p;
 	_cleanup_free_ char *picture = NULL;
 	size_t size = 0;
@@ -660,7 +911,7 @@ int render_warm_up(const char *format, struct err *err)
 	if (rc == 0)
 		n = agnode(p.g, name, 1);
 	if (n)
-		set_html(&p, n, "label", "a<b>b</b><i>c</i><b><i>d</i></b> × … →");
+		set_html(&p, n, "label", fonts);
 	if (rc == 0)
 		rc = f && n && !p.failed ? draw(p.g, f, format, err)
 					 : err_set(err, -ENOMEM, "not enough memory for Graphviz");

@@ -11,12 +11,18 @@
 #include <stdio.h>
 
 #include "graph/explain.h"
+#include "graph/web.h"
 
 #define RENDER_NODES_MAX 300 /* Graphviz's time grows faster than that; what is left out is said */
 
 /* What DOT knows of it: nodes, edges, labels, colours, no positions. caption: a line below the title
- * ("pid 4711 · …"), may be NULL. -ENOMEM or -EIO. */
-int render_dot(FILE *dot, const struct explanation *x, const char *caption, struct err *err);
+ * ("pid 4711 · …"), may be NULL. *ret_nodes (may be NULL): how many boxes. -ENOMEM or -EIO. */
+int render_dot(FILE *dot, const struct explanation *x, const char *caption, size_t *ret_nodes,
+	struct err *err);
+
+/* The same for what is around objects: those that were asked for are red. */
+int render_web(FILE *dot, const struct graph *g, const struct web *w, const char *caption,
+	size_t *ret_nodes, struct err *err);
 
 /* Lays out and draws what render_dot() or render_web() wrote, in a format of Graphviz ("svg",
  * "png", "pdf"). Graphviz, its fonts and their threads are a lot of code: its own process is the

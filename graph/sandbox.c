@@ -83,7 +83,7 @@ int sandbox_close(struct err *err)
 		"brk", "mmap", "munmap", "mremap", "mprotect", "madvise",
 		/* threads of the font library, waiting, ending */
 		"futex", "set_robust_list", "rseq", "sched_yield", "sched_getaffinity", "gettid",
-		"getpid", "clock_nanosleep", "nanosleep", "exit", "exit_group",
+		"getpid", "clock_nanosleep", "nanosleep", "setitimer", "exit", "exit_group",
 		/* signals to itself: abort() */
 		"rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "tgkill",
 		"restart_syscall",

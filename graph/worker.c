@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/wait.h>
 
 #include "daemon/util/log.h"
@@ -28,6 +29,30 @@ FILE *worker_stream(int fd, const char *mode)
 	if (!f && copy >= 0)
 		close(copy);
 	return f;
+}
+
+char *worker_read(int fd, size_t max)
+{
+	struct stat st;
+	char *text;
+	size_t n, done = 0;
+
+	if (fstat(fd, &st) < 0 || st.st_size < 0 || (uint64_t)st.st_size > max)
+		return NULL;
+	n = (size_t)st.st_size;
+	text = malloc(n + 1);
+	while (text && done < n) {
+		ssize_t k = pread(fd, text + done, n - done, (off_t)done);
+
+		if (k < 0 && errno == EINTR)
+			continue;
+		if (k <= 0)
+			break;
+		done += (size_t)k;
+	}
+	if (text)
+		text[done] = 0;
+	return text;
 }
 
 /* ---- the second process: the answer -------------------------------------------------------- */

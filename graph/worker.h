@@ -46,4 +46,7 @@ int worker_draw(int talk, struct worker_outcome *o, struct err *err);
 /* A stream over a copy of fd, at its start; or NULL. */
 FILE *worker_stream(int fd, const char *mode);
 
+/* All of a file of at most max bytes, with a NUL; to be freed; or NULL. */
+char *worker_read(int fd, size_t max);
+
 #endif

@@ -79,7 +79,7 @@ static void use(const struct graph *g)
 		json_decref(explain_json(&x, &doc));
 		null = fopen("/dev/null", "w");
 		if (null) {
-			render_dot(null, &x, "caption", NULL);
+			render_dot(null, &x, "caption", NULL, NULL);
 			report_write(null, &x, &doc, NULL, NULL);
 			fclose(null);
 		}

@@ -233,7 +233,7 @@ static void test_picture(void **state)
 	caption = report_caption(meta);
 	assert_non_null(caption);
 	f = open_memstream(&dot, &n_dot);
-	assert_int_equal(render_dot(f, &x, caption, &err), 0);
+	assert_int_equal(render_dot(f, &x, caption, NULL, &err), 0);
 	fclose(f);
 	assert_non_null(strstr(dot, "digraph"));
 
