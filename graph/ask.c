@@ -7,6 +7,7 @@
 #include "daemon/util/u64map.h"
 #include "graph/dominators.h"
 #include "graph/heapsnapshot.h"
+#include "graph/most.h"
 #include "graph/render.h"
 #include "graph/report.h"
 #include "graph/text.h"
@@ -284,123 +285,21 @@ static int put_label(FILE *f, struct ways *w, const struct graph *g, uint32_t no
 	return 0;
 }
 
-/* ---- the most of something ----------------------------------------------------------------- */
-
-/* The `limit` items with the largest keys: a heap with the least of them on top. */
-struct most {
-	struct most_item {
-		uint64_t key;
-		uint32_t item;
-	} * items;
-	size_t n, limit;
-};
-
-static bool is_less(const struct most_item *a, const struct most_item *b)
-{
-	return a->key != b->key ? a->key < b->key : a->item > b->item;
-}
-
-static void sift_down(struct most *m, size_t i)
-{
-	for (;;) {
-		size_t least = i, child = 2 * i + 1;
-
-		for (size_t k = child; k < MIN(child + 2, m->n); k++) {
-			if (is_less(&m->items[k], &m->items[least]))
-				least = k;
-		}
-		if (least == i)
-			return;
-		struct most_item t = m->items[i];
-		m->items[i] = m->items[least];
-		m->items[least] = t;
-		i = least;
-	}
-}
-
-static int by_key(const void *a, const void *b)
-{
-	return is_less(a, b) ? 1 : is_less(b, a) ? -1 : 0;
-}
-
-static int most_init(struct most *m, uint64_t limit, uint64_t all)
-{
-	*m = (struct most){.limit = (size_t)(limit ? MIN(limit, all) : all)};
-	m->items = malloc(MAX(m->limit, (size_t)1) * sizeof(*m->items));
-	return m->items ? 0 : -ENOMEM;
-}
-
-static void most_release(struct most *m)
-{
-	free(m->items);
-}
-
-static void most_add(struct most *m, uint64_t key, uint32_t item)
-{
-	struct most_item new = {key, item};
-
-	if (m->n < m->limit) {
-		size_t i = m->n++;
-
-		for (; i > 0 && is_less(&new, &m->items[(i - 1) / 2]); i = (i - 1) / 2)
-			m->items[i] = m->items[(i - 1) / 2];
-		m->items[i] = new;
-	} else if (m->limit && is_less(&m->items[0], &new)) {
-		m->items[0] = new;
-		sift_down(m, 0);
-	}
-}
-
-static void most_sort(struct most *m)
-{
-	qsort(m->items, m->n, sizeof(*m->items), by_key);
-}
-
 /* ---- dominators ---------------------------------------------------------------------------- */
-
-/* A `__dict__` that its owner dominates: what it retains, the owner retains. */
-static bool is_folded(const struct dominators *d, const struct graph *g, uint32_t number)
-{
-	uint32_t node = d->node[number], above = d->idom[number];
-
-	if (above == DOMINATORS_ROOT)
-		return false;
-	for (uint32_t e = g->first[d->node[above]]; e < g->first[d->node[above] + 1]; e++) {
-		if (g->edges[e].to == node)
-			return g->edges[e].kind == EDGE_DICT;
-	}
-	return false;
-}
-
-/* The nearest dominator that is shown. */
-static uint32_t shown_above(const struct dominators *d, const struct graph *g, uint32_t number)
-{
-	uint32_t above = d->idom[number];
-
-	while (above != DOMINATORS_ROOT && is_folded(d, g, above))
-		above = d->idom[above];
-	return above;
-}
 
 static int put_holders(
 	const struct ask *q, struct ways *w, const struct dominators *d, const struct graph *g)
 {
-	_cleanup_(most_release) struct most m = {0};
-	uint64_t n = 0;
+	_cleanup_free_ uint32_t *holders = NULL;
+	size_t n;
 
-	/* More than are shown, because some will be folded. */
-	if (most_init(&m, q->limit ? 2 * q->limit + 64 : 0, d->n) < 0)
+	if (dominators_holders(d, g, q->limit, &holders, &n) < 0)
 		return -ENOMEM;
-	for (uint32_t i = DOMINATORS_ROOT + 1; i <= d->n; i++)
-		most_add(&m, d->bytes[i], i);
-	most_sort(&m);
 	fputs(", \"holders\": [", q->json);
-	for (size_t i = 0; i < m.n && within(q, n); i++) {
-		uint32_t number = m.items[i].item, node = d->node[number], above;
+	for (size_t i = 0; i < n; i++) {
+		uint32_t number = holders[i], node = d->node[number], above;
 
-		if (is_folded(d, g, number))
-			continue;
-		fprintf(q->json, "%s{\"addr\": ", separator(n++));
+		fprintf(q->json, "%s{\"addr\": ", separator(i));
 		put_addr(q->json, g->s.nodes[node].addr);
 		fputs(", \"type\": ", q->json);
 		put_string(q->json, graph_type_name(g, node));
@@ -410,7 +309,7 @@ static int put_holders(
 			", \"bytes\": %" PRIu64 ", \"retained_bytes\": %" PRIu64
 			", \"retained_objects\": %u, \"holder\": ",
 			g->s.nodes[node].bytes, d->bytes[number], d->objects[number]);
-		above = shown_above(d, g, number);
+		above = dominators_above(d, g, number);
 		if (above == DOMINATORS_ROOT)
 			fputs("null}", q->json);
 		else {
@@ -935,7 +834,7 @@ static int put_chain(const struct ask *q, const struct explanation *x, const jso
 	return rc;
 }
 
-static int ask_chain(struct ask *q, const struct graph *g, const json_t *meta, struct err *err)
+static int ask_chain(struct ask *q, struct graph *g, const json_t *meta, struct err *err)
 {
 	_cleanup_(explanation_release) struct explanation x = {0};
 	struct explain_options o = {.types = q->types,
@@ -944,12 +843,16 @@ static int ask_chain(struct ask *q, const struct graph *g, const json_t *meta, s
 		.n_addrs = q->n_addrs,
 		.max_paths = q->too_many,
 		.max_steps = q->max_depth,
+		.max_holders = q->x ? EXPLAIN_HOLDERS : 0,
+		.stop = q->stop,
 		.partial = json_is_object(json_object_get(meta, "truncated"))};
 	_cleanup_free_ char *caption = report_caption(meta);
 	int rc;
 
 	note(q, "searching from the roots");
-	rc = explain(&x, g, &o, err);
+	rc = o.max_holders ? graph_index_referrers(g, err) : 0;
+	if (rc == 0)
+		rc = explain(&x, g, &o, err);
 	if (rc < 0)
 		return rc;
 	rc = put_chain(q, &x, meta);

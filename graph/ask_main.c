@@ -2,10 +2,8 @@
 #include "graph/ask_main.h"
 
 #include <getopt.h>
-#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/time.h>
 
 #include "daemon/util/log.h"
 #include "daemon/util/units.h"
@@ -14,9 +12,6 @@
 #include "graph/worker.h"
 #include "include/pyleak/control.h"
 
-/* Of CPU time after which what is known so far is the answer; the rest of the limit is for saying
- * it. */
-#define STOP_SHARE 0.8
 #define SVG_MAX    (64u << 20)
 
 #define DEPTH_DEFAULT    UINT32_MAX
@@ -153,26 +148,6 @@ static int parse(struct job *j, int argc, char **argv)
 
 /* ---- in the sandbox ------------------------------------------------------------------------ */
 
-static volatile sig_atomic_t stop;
-
-static void on_timer(int signo)
-{
-	(void)signo;
-	stop = 1;
-}
-
-static void start_clock(uint64_t cpu_seconds)
-{
-	double s = (double)cpu_seconds * STOP_SHARE;
-	struct itimerval t = {.it_value = {.tv_sec = (time_t)s,
-				      .tv_usec = (suseconds_t)((s - (double)(time_t)s) * 1e6)}};
-
-	if (!cpu_seconds)
-		return;
-	signal(SIGPROF, on_timer);
-	(void)setitimer(ITIMER_PROF, &t, NULL);
-}
-
 static void on_progress(const char *what)
 {
 	printf("%s\n", what);
@@ -257,8 +232,7 @@ static int answer(const struct worker *w, int talk, struct err *err)
 	bool diff = q->verb == ASK_DIFF, page = j->format && !strcmp(j->format, "html");
 	int rc;
 
-	start_clock(w->cpu_seconds);
-	q->stop = &stop;
+	q->stop = worker_clock(w);
 	q->progress = on_progress;
 	q->json = worker_stream(ASK_ANSWER_FD, "w");
 	if (!q->json)

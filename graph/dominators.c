@@ -3,6 +3,8 @@
 
 #include <string.h>
 
+#include "graph/most.h"
+
 #define LOOK_EVERY 8192u /* objects between two looks at the stop flag */
 
 /* All by number. */
@@ -224,6 +226,56 @@ void dominators_release(struct dominators *d)
 	free(d->bytes);
 	free(d->objects);
 	*d = (struct dominators){0};
+}
+
+/* ---- the largest --------------------------------------------------------------------------- */
+
+/* A `__dict__` that its owner dominates: what it retains, the owner retains. */
+static bool is_folded(const struct dominators *d, const struct graph *g, uint32_t number)
+{
+	uint32_t node = d->node[number], above = d->idom[number];
+
+	if (above == DOMINATORS_ROOT)
+		return false;
+	for (uint32_t e = g->first[d->node[above]]; e < g->first[d->node[above] + 1]; e++) {
+		if (g->edges[e].to == node)
+			return g->edges[e].kind == EDGE_DICT;
+	}
+	return false;
+}
+
+uint32_t dominators_above(const struct dominators *d, const struct graph *g, uint32_t number)
+{
+	uint32_t above = d->idom[number];
+
+	while (above != DOMINATORS_ROOT && is_folded(d, g, above))
+		above = d->idom[above];
+	return above;
+}
+
+int dominators_holders(const struct dominators *d, const struct graph *g, uint64_t limit,
+	uint32_t **ret, size_t *ret_n)
+{
+	_cleanup_(most_release) struct most m = {0};
+	uint32_t *list;
+	size_t n = 0;
+
+	/* More than are wanted, because some will be folded. */
+	if (most_init(&m, limit ? 2 * limit + 64 : 0, d->n) < 0)
+		return -ENOMEM;
+	for (uint32_t i = DOMINATORS_ROOT + 1; i <= d->n; i++)
+		most_add(&m, d->bytes[i], i);
+	most_sort(&m);
+	list = malloc(MAX(m.n, (size_t)1) * sizeof(*list));
+	if (!list)
+		return -ENOMEM;
+	for (size_t i = 0; i < m.n && (!limit || n < limit); i++) {
+		if (!is_folded(d, g, m.items[i].item))
+			list[n++] = m.items[i].item;
+	}
+	*ret = list;
+	*ret_n = n;
+	return 0;
 }
 
 /* ---- by type ------------------------------------------------------------------------------- */

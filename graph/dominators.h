@@ -35,6 +35,15 @@ int dominators_init(struct dominators *d, const struct reach *r, const volatile 
 	struct err *err);
 void dominators_release(struct dominators *d);
 
+/* The nearest dominator of a number that is no `__dict__` of its own dominator: what such a dict
+ * retains, its owner retains. */
+uint32_t dominators_above(const struct dominators *d, const struct graph *g, uint32_t number);
+
+/* Numbers of the objects that retain most, those dicts left out, at most `limit` (0: all). *ret is
+ * to be freed. -ENOMEM. */
+int dominators_holders(const struct dominators *d, const struct graph *g, uint64_t limit,
+	uint32_t **ret, size_t *ret_n);
+
 /* What all objects of a type retain together: an object below another one of its type counts with
  * that one. */
 struct retained {

@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "graph/dominators.h"
 #include "graph/text.h"
 #include "graph/types.h"
 
@@ -470,6 +471,39 @@ static int fill_top(struct explanation *x, const struct graph *g, const struct c
 	return 0;
 }
 
+/* An answer without them is an answer. */
+static int fill_holders(struct explanation *x, struct paths_ctx *ctx, const struct reach *r,
+	const struct explain_options *o)
+{
+	_cleanup_(dominators_release) struct dominators d = {0};
+	_cleanup_free_ uint32_t *numbers = NULL;
+	const struct graph *g = r->g;
+	size_t n = 0;
+	int rc = dominators_init(&d, r, o->stop, NULL);
+
+	if (rc == 0)
+		rc = dominators_holders(&d, g, o->max_holders, &numbers, &n);
+	if (rc < 0) {
+		x->holders_reason = rc == -ETIME ? "finding out took too long"
+						 : "there was not enough memory to find out";
+		return 0;
+	}
+	x->holders = calloc(MAX(n, (size_t)1), sizeof(*x->holders));
+	for (size_t i = 0; x->holders && i < n; i++) {
+		uint32_t node = d.node[numbers[i]];
+		struct explain_holder *h = &x->holders[i];
+
+		*h = (struct explain_holder){.bytes = d.bytes[numbers[i]],
+			.objects = d.objects[numbers[i]],
+			.type = text_elide(graph_type_name(g, node), TYPE_CHARS),
+			.label = explain_name(ctx, r, node)};
+		x->n_holders = i + 1;
+		if (!h->type || !h->label)
+			return -ENOMEM;
+	}
+	return x->holders ? 0 : -ENOMEM;
+}
+
 static int choose(struct type_list *l, const struct graph *g, const struct census *census,
 	const struct explain_options *o, struct err *err)
 {
@@ -525,6 +559,8 @@ int explain(struct explanation *x, const struct graph *g, const struct explain_o
 	for (size_t i = 0; i < n_addrs && rc == 0; i++)
 		rc = fill_object(
 			&new.suspects[new.n_suspects++], &new, g, ctx, o->addrs[i], err);
+	if (rc == 0 && o->max_holders)
+		rc = fill_holders(&new, ctx, &reach, o);
 	if (rc == -ENOMEM)
 		return err_set(err, rc, "not enough memory to explain %u objects", g->n_nodes);
 	if (rc < 0)
@@ -548,6 +584,11 @@ void explanation_release(struct explanation *x)
 	for (size_t i = 0; i < x->n_top; i++)
 		free(x->top[i].type);
 	free(x->top);
+	for (size_t i = 0; i < x->n_holders; i++) {
+		free(x->holders[i].type);
+		free(x->holders[i].label);
+	}
+	free(x->holders);
 	*x = (struct explanation){0};
 }
 

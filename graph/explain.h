@@ -7,6 +7,7 @@
 #define PYLEAK_GRAPH_EXPLAIN_H
 
 #include <jansson.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -16,6 +17,7 @@
 #define EXPLAIN_PATHS_MAX     64
 #define EXPLAIN_SUSPECTS_MAX  16 /* more types than that are not explained at once */
 #define EXPLAIN_TYPES_TOP     20
+#define EXPLAIN_HOLDERS       12 /* on the page */
 
 struct explain_step {
 	char *type;  /* module.QualName */
@@ -58,12 +60,20 @@ struct explain_type {
 	uint64_t count, bytes;
 };
 
+struct explain_holder {
+	char *type, *label;
+	uint64_t bytes, objects; /* that it retains */
+};
+
 struct explanation {
 	struct explain_suspect *suspects;
 	size_t n_suspects;
 	uint64_t suspects_left_out; /* types that matched beyond EXPLAIN_SUSPECTS_MAX */
 	struct explain_type *top;   /* the types with most objects */
 	size_t n_top;
+	struct explain_holder *holders; /* that keep most memory alive */
+	size_t n_holders;
+	const char *holders_reason; /* why there are none, or NULL: nobody asked */
 	uint64_t objects, edges, skipped, types;
 	bool partial; /* something of the heap was not read: what seems to hold nothing may hold it */
 };
@@ -76,6 +86,8 @@ struct explain_options {
 	const uint64_t *addrs; /* objects to explain, each for itself */
 	size_t n_addrs;
 	size_t max_paths; /* 0: EXPLAIN_PATHS_DEFAULT */
+	size_t max_holders; /* 0: nobody asks; needs graph_index_referrers() */
+	const volatile sig_atomic_t *stop; /* what can be left out is, when it is not 0; or NULL */
 	size_t max_steps; /* longer paths are only counted; 0: no limit */
 	bool partial;     /* the capture was cut short */
 };
@@ -90,7 +102,8 @@ void explanation_release(struct explanation *x);
 
 /* What the JSON document says beside the explanation. Strings may be NULL: null. */
 struct explain_document {
-	const json_t *meta; /* the snapshot's description, an object, or NULL */
+	const json_t *meta;   /* the snapshot's description, an object, or NULL */
+	const json_t *growth; /* [{"type": …, "points": [[ms, count], …]}, …] for the page, or NULL */
 	const char *id, *trigger;
 	const char *snapshot, *dot, *svg, *json, *html; /* absolute paths */
 	const char *svg_reason;                         /* why svg is NULL */

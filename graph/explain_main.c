@@ -250,11 +250,13 @@ struct answer {
 	char path[N_FILES][PATH_MAX + 16], snapshot[PATH_MAX + 16];
 };
 
-static int load(const struct job *j, struct answer *a, struct err *err)
+static int load(const struct worker *w, struct answer *a, struct err *err)
 {
+	const struct job *j = w->arg;
 	_cleanup_(snapshot_release) struct snapshot s = {0};
 	struct explain_options o = {
-		.types = j->types, .n_types = j->n_types, .max_paths = j->max_paths};
+		.types = j->types, .n_types = j->n_types, .max_paths = j->max_paths,
+		.max_holders = EXPLAIN_HOLDERS, .stop = worker_clock(w)};
 	struct graph g;
 	int rc;
 
@@ -270,7 +272,9 @@ static int load(const struct job *j, struct answer *a, struct err *err)
 	rc = graph_build(&g, &s, err);
 	if (rc < 0)
 		return rc;
-	rc = explain(&a->x, &g, &o, err);
+	rc = graph_index_referrers(&g, err);
+	if (rc == 0)
+		rc = explain(&a->x, &g, &o, err);
 	graph_release(&g);
 	return rc;
 }
@@ -336,7 +340,7 @@ static int answer(const struct worker *w, int talk, struct err *err)
 	snprintf(a.snapshot, sizeof(a.snapshot), "%s/snapshot", j->final_dir);
 	for (int i = 0; i < N_FILES; i++)
 		snprintf(a.path[i], sizeof(a.path[i]), "%s/%s", j->final_dir, file_names[i]);
-	rc = load(j, &a, err);
+	rc = load(w, &a, err);
 	if (rc < 0)
 		return rc;
 	doc.meta = a.meta;

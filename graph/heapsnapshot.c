@@ -7,7 +7,7 @@
 #include "graph/explain.h"
 
 /* In the order of "node_types" and "edge_types" below. */
-enum { V8_OBJECT = 3, V8_SYNTHETIC = 9 };
+enum { V8_OBJECT = 3, V8_CLOSURE = 5, V8_SYNTHETIC = 9 };
 enum { V8_CONTEXT = 0, V8_ELEMENT = 1, V8_PROPERTY = 2, V8_INTERNAL = 3 };
 
 #define V8_NODE_FIELDS 6u
@@ -100,12 +100,18 @@ static int list_tops(struct writer *w)
 	return 0;
 }
 
-/* A node's own name joins its type's: "module app.cache". */
+static bool is_function(const struct graph *g, uint32_t node)
+{
+	return strcmp(graph_type_name(g, node), "function") == 0;
+}
+
+/* A node's own name joins its type's: "module app.cache"; not that of a function, which are all
+ * grouped as such by the panel. */
 static void list_joined(struct writer *w)
 {
 	w->joined = w->extra + N_EXTRA;
 	for (uint32_t i = 0, n = 0; i < w->g->n_nodes; i++) {
-		if (w->g->s.nodes[i].name)
+		if (w->g->s.nodes[i].name && !is_function(w->g, i))
 			w->joined_of[i] = w->joined + n++;
 	}
 }
@@ -140,8 +146,10 @@ static void put_nodes(struct writer *w)
 	for (uint32_t i = 0; i < g->n_nodes; i++) {
 		const struct snapshot_node *node = &g->s.nodes[i];
 
-		put_node(w, n++, V8_OBJECT,
-			w->joined_of[i] ? w->joined_of[i] : g->s.types[node->type].name,
+		put_node(w, n++, is_function(g, i) ? V8_CLOSURE : V8_OBJECT,
+			is_function(g, i) && node->name ? node->name
+			: w->joined_of[i]                ? w->joined_of[i]
+							 : g->s.types[node->type].name,
 			node->bytes, g->first[i + 1] - g->first[i]);
 	}
 }

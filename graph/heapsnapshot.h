@@ -4,9 +4,9 @@
  * tools and whatever else reads them: names, shallow sizes, references by name, retainers.
  *
  * Objects are nodes of type "object" named after their type, so that the panel groups them by
- * type; a module, class or function has its own name behind it. Above them stand "(GC roots)" and
- * one node for each root that is no object: a frame, a part of the interpreter, C code, and what
- * only waits for the collector.
+ * type; a module or class has its own name behind it, a function (a "closure") only its own.
+ * Above them stand "(GC roots)" and one node for each root that is no object: a frame, a part of
+ * the interpreter, C code, and what only waits for the collector.
  *
  * The format: the "meta" that V8 writes (src/profiler/heap-snapshot-generator.cc,
  * HeapSnapshotJSONSerializer) describes it.

@@ -868,8 +868,13 @@ int render_picture(FILE *dot, FILE *picture, const char *format, struct err *err
 	if (strcmp(format, "svg") != 0) {
 		static char key[] = "bgcolor", white[] = "white";
 
+		static char dpi[] = "dpi", screen[] = "72";
+
 		agattr(g, AGRAPH, key, white);
 		agset(g, key, white);
+		/* 300 boxes are 4 000 by 20 000 pixels at 96, which take ten seconds. */
+		if (agnnodes(g) > 100)
+			agattr(g, AGRAPH, dpi, screen);
 	}
 	rc = draw(g, picture, format, err);
 	agclose(g);

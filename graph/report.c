@@ -4,7 +4,10 @@
 #include <string.h>
 
 #include "daemon/util/units.h"
+#include "graph/report_script.h"
 #include "graph/text.h"
+
+#define GROWTH_POINTS_MAX 4096
 
 static const char style[] =
 	":root{color-scheme:light "
@@ -36,8 +39,16 @@ static const char style[] =
 	"margin:.8rem 0;overflow-wrap:anywhere}"
 	".warn{color:var(--leak)}"
 	".picture{background:var(--card);border:1px solid var(--line);border-radius:8px;"
-	"margin:1.2rem 0;padding:.5rem;overflow-x:auto}"
+	"margin:1.2rem 0;padding:.5rem}"
+	".view{overflow:auto;max-height:85vh;cursor:grab}.view:active{cursor:grabbing}"
 	".picture svg{display:block;margin:auto;max-width:100%;height:auto;min-width:34rem}"
+	".tools{display:flex;gap:.4rem;justify-content:flex-end;margin:0 0 .4rem}"
+	".tools[hidden]{display:none}"
+	".tools button{min-width:2.4rem;height:2.2rem;font:inherit;color:var(--ink);"
+	"background:var(--ground);border:1px solid var(--line);border-radius:6px;cursor:pointer}"
+	".growth{display:block;width:100%;height:auto}"
+	".growth polyline{fill:none;stroke:var(--leak);stroke-width:2}"
+	".growth line{stroke:var(--line)}.growth text{fill:var(--soft);font-size:13px}"
 	".scroll{overflow-x:auto}"
 	"table{border-collapse:collapse;width:100%;font-size:.92rem}"
 	"th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);"
@@ -105,9 +116,14 @@ static void write_svg(FILE *f, const char *svg)
 {
 	const char *begin = strstr(svg, "<svg");
 
-	fputs("<figure class=\"picture\">\n", f);
+	fputs("<figure class=\"picture\">\n<div class=\"tools\" hidden>"
+	      "<button type=\"button\" data-zoom=\"0.77\" aria-label=\"smaller\">−</button>"
+	      "<button type=\"button\" data-zoom=\"1.3\" aria-label=\"larger\">+</button>"
+	      "<button type=\"button\" data-zoom=\"0\">fit</button></div>\n"
+	      "<div class=\"view\">\n",
+		f);
 	fputs(begin ? begin : "", f);
-	fputs("</figure>\n", f);
+	fputs("</div></figure>\n", f);
 }
 
 static void write_path(FILE *f, const struct explain_path *p)
@@ -125,7 +141,91 @@ static void write_path(FILE *f, const struct explain_path *p)
 	fputs("</span></td></tr>\n", f);
 }
 
-static void write_suspect(FILE *f, const struct explain_suspect *s)
+/* ---- growth -------------------------------------------------------------------------------- */
+
+struct span {
+	double from, to;
+};
+
+static void widen(struct span *s, double v)
+{
+	s->from = MIN(s->from, v);
+	s->to = MAX(s->to, v);
+}
+
+/* [[ms, count], …]: false if that is not what it is. */
+static bool take_point(const json_t *points, size_t i, double *ms, double *count)
+{
+	const json_t *p = json_array_get(points, i);
+
+	if (!json_is_number(json_array_get(p, 0)) || !json_is_number(json_array_get(p, 1)))
+		return false;
+	*ms = json_number_value(json_array_get(p, 0));
+	*count = json_number_value(json_array_get(p, 1));
+	return *ms >= 0 && *ms < 1e15 && *count >= 0 && *count < 1e15;
+}
+
+#define CHART_W 720.0
+#define CHART_H 170.0
+#define CHART_L 90.0 /* left of it the numbers */
+
+static void write_chart(FILE *f, const json_t *points)
+{
+	size_t n = MIN(json_array_size(points), (size_t)GROWTH_POINTS_MAX), good = 0;
+	struct span x = {1e18, 0}, y = {0, 1};
+	char number[TEXT_NUMBER_MAX], a[RFC3339_MAX], b[RFC3339_MAX];
+	double ms, count;
+
+	for (size_t i = 0; i < n; i++) {
+		if (!take_point(points, i, &ms, &count))
+			continue;
+		widen(&x, ms);
+		widen(&y, count);
+		good++;
+	}
+	if (good < 2 || x.to <= x.from)
+		return;
+	fprintf(f, "<svg class=\"growth\" viewBox=\"0 0 %.0f %.0f\" role=\"img\" "
+		   "aria-label=\"growth\">\n",
+		CHART_W, CHART_H + 30);
+	fprintf(f, "<line x1=\"%.0f\" y1=\"%.0f\" x2=\"%.0f\" y2=\"%.0f\"/>\n", CHART_L, CHART_H,
+		CHART_W, CHART_H);
+	fprintf(f, "<text x=\"%.0f\" y=\"16\" text-anchor=\"end\">%s</text>", CHART_L - 8,
+		text_number(number, sizeof(number), (uint64_t)y.to));
+	fprintf(f, "<text x=\"%.0f\" y=\"%.0f\" text-anchor=\"end\">0</text>\n", CHART_L - 8,
+		CHART_H);
+	format_rfc3339(a, sizeof(a), (int64_t)x.from);
+	format_rfc3339(b, sizeof(b), (int64_t)x.to);
+	fprintf(f, "<text x=\"%.0f\" y=\"%.0f\">%.16s</text>", CHART_L, CHART_H + 22, a);
+	fprintf(f, "<text x=\"%.0f\" y=\"%.0f\" text-anchor=\"end\">%.16s</text>\n<polyline "
+		   "points=\"",
+		CHART_W, CHART_H + 22, b);
+	for (size_t i = 0; i < n; i++) {
+		if (take_point(points, i, &ms, &count))
+			fprintf(f, "%.1f,%.1f ",
+				CHART_L + (ms - x.from) / (x.to - x.from) * (CHART_W - CHART_L),
+				CHART_H - count / y.to * (CHART_H - 12));
+	}
+	fputs("\"/></svg>\n", f);
+}
+
+/* doc->growth: [{"type": …, "points": [[ms, count], …]}, …] */
+static void write_growth(FILE *f, const struct explain_suspect *s, const json_t *growth)
+{
+	const json_t *one;
+	size_t i;
+
+	json_array_foreach ((json_t *)growth, i, one) {
+		const char *type = json_string_value(json_object_get(one, "type"));
+
+		if (type && strcmp(type, s->type) == 0)
+			write_chart(f, json_object_get(one, "points"));
+	}
+}
+
+/* ---- the rest ------------------------------------------------------------------------------ */
+
+static void write_suspect(FILE *f, const struct explain_suspect *s, const json_t *growth)
 {
 	char n[TEXT_NUMBER_MAX], size[32];
 
@@ -134,6 +234,7 @@ static void write_suspect(FILE *f, const struct explain_suspect *s)
 	fprintf(f, "</h2>\n<p class=\"soft\">%s live %s, %s in themselves</p>\n",
 		text_number(n, sizeof(n), s->instances), s->instances == 1 ? "object" : "objects",
 		format_size(size, sizeof(size), s->bytes));
+	write_growth(f, s, growth);
 	if (!s->n_paths)
 		return;
 	fputs("<div class=\"scroll\"><table><tr><th class=\"n\">share</th><th class=\"n\">objects"
@@ -174,6 +275,36 @@ static void write_types(FILE *f, const struct explanation *x)
 	fputs("</table></div>\n", f);
 }
 
+static void write_holders(FILE *f, const struct explanation *x)
+{
+	char n[TEXT_NUMBER_MAX], size[32];
+
+	if (x->holders_reason)
+		fprintf(f,
+			"<h2>What keeps most memory alive</h2>\n<p class=\"warn\">Not known: "
+			"%s.</p>\n",
+			x->holders_reason);
+	if (!x->n_holders)
+		return;
+	fputs("<h2>What keeps most memory alive</h2>\n<p class=\"soft\">What would be freed with "
+	      "each of these (dominators); one may be in another.</p>\n<div class=\"scroll\">"
+	      "<table><tr><th>holder</th><th class=\"n\">retains</th><th class=\"n\">objects</th>"
+	      "</tr>\n",
+		f);
+	for (size_t i = 0; i < x->n_holders; i++) {
+		const struct explain_holder *h = &x->holders[i];
+
+		fputs("<tr><td><code>", f);
+		text_html(f, *h->label ? h->label : h->type);
+		fputs("</code> <span class=\"soft\">", f);
+		text_html(f, h->type);
+		fprintf(f, "</span></td><td class=\"n\">%s</td><td class=\"n\">%s</td></tr>\n",
+			format_size(size, sizeof(size), h->bytes),
+			text_number(n, sizeof(n), h->objects));
+	}
+	fputs("</table></div>\n", f);
+}
+
 static void write_warnings(FILE *f, const struct explanation *x, const struct explain_document *doc)
 {
 	const json_t *truncated = json_object_get(doc->meta, "truncated");
@@ -186,6 +317,9 @@ static void write_warnings(FILE *f, const struct explanation *x, const struct ex
 		text_html(f, reason ? reason : "the capture was cut short");
 		fputs("</p>\n", f);
 	}
+	if (x->suspects_left_out)
+		fprintf(f, "<p class=\"warn\">%s more types were asked for.</p>\n",
+			text_number(n, sizeof(n), x->suspects_left_out));
 	if (x->skipped)
 		fprintf(f, "<p class=\"warn\">The references of %s %s could not be read.</p>\n",
 			text_number(n, sizeof(n), x->skipped),
@@ -202,7 +336,7 @@ int report_write(FILE *f, const struct explanation *x, const struct explain_docu
 	fputs("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n"
 	      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n"
 	      "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; "
-	      "style-src 'unsafe-inline'\">\n<title>",
+	      "style-src 'unsafe-inline'; script-src '" REPORT_SCRIPT_HASH "'\">\n<title>",
 		f);
 	if (s)
 		fprintf(f, "%s ", text_number(n, sizeof(n), s->instances));
@@ -231,9 +365,11 @@ int report_write(FILE *f, const struct explanation *x, const struct explain_docu
 		fputs("</p>\n", f);
 	}
 	for (size_t i = 0; i < x->n_suspects; i++)
-		write_suspect(f, &x->suspects[i]);
+		write_suspect(f, &x->suspects[i], doc->growth);
+	write_holders(f, x);
 	write_types(f, x);
-	fprintf(f, "<p class=\"soft\">pyleak %s</p>\n</main></body></html>\n", PYLEAK_VERSION);
+	fprintf(f, "<p class=\"soft\">pyleak %s</p>\n</main><script>%s</script></body></html>\n",
+		PYLEAK_VERSION, report_script);
 	if (fflush(f) != 0 || ferror(f))
 		return err_set(err, -EIO, "cannot write the report: %s", strerror(errno));
 	return 0;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * report.html: the verdict in a sentence, the picture, the paths and the type table on one page
- * that needs nothing else: no script, no font, no network.
+ * report.html: the verdict in a sentence, the picture, how the type grew, the paths, what keeps most
+ * memory alive and the type table, on one page that needs nothing else: no font, no network, and
+ * its own script only for zooming.
  */
 #ifndef PYLEAK_GRAPH_REPORT_H
 #define PYLEAK_GRAPH_REPORT_H

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/time.h>
 #include <sys/wait.h>
 
 #include "daemon/util/log.h"
@@ -19,6 +20,9 @@
 #define DRAW_MEMORY (1ull << 30)
 #endif
 #define DRAW_CPU_S  15
+
+/* Of the CPU time, until what is known so far is the answer; the rest is for saying it. */
+#define STOP_SHARE 0.7
 #define DRAW_WALL_S 30
 
 FILE *worker_stream(int fd, const char *mode)
@@ -56,6 +60,27 @@ char *worker_read(int fd, size_t max)
 }
 
 /* ---- the second process: the answer -------------------------------------------------------- */
+
+static volatile sig_atomic_t stop;
+
+static void on_timer(int signo)
+{
+	(void)signo;
+	stop = 1;
+}
+
+const volatile sig_atomic_t *worker_clock(const struct worker *w)
+{
+	double s = (double)w->cpu_seconds * STOP_SHARE;
+	struct itimerval t = {.it_value = {.tv_sec = (time_t)s,
+				      .tv_usec = (suseconds_t)((s - (double)(time_t)s) * 1e6)}};
+
+	if (w->cpu_seconds) {
+		signal(SIGPROF, on_timer);
+		(void)setitimer(ITIMER_PROF, &t, NULL);
+	}
+	return &stop;
+}
 
 static int answer_main(const struct worker *w, pid_t parent, int talk)
 {

@@ -8,6 +8,7 @@
 #ifndef PYLEAK_GRAPH_WORKER_H
 #define PYLEAK_GRAPH_WORKER_H
 
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -39,6 +40,9 @@ struct worker {
 
 /* Exit code of control.h; errors are logged. */
 int worker_run(const struct worker *w, struct worker_outcome *o);
+
+/* In answer(): set after most of its CPU time has gone; what is known then is the answer. */
+const volatile sig_atomic_t *worker_clock(const struct worker *w);
 
 /* In answer(), when the DOT is written: has it drawn, and waits for that. -EPIPE. */
 int worker_draw(int talk, struct worker_outcome *o, struct err *err);
