@@ -459,7 +459,8 @@ class Parity(Asking):
                         continue
                     # A __dict__ is not shown beside its owner (objgraph does not know that of a
                     # class); classes and modules are shown, but not gone on from.
-                    class_dict = types[source] == "dict" and any(t == to for _, t in ours)
+                    class_dict = (types[source] == "dict" and any(t == to for _, t in ours) or
+                                  types[source] == "type" and types[to] == "dict")
                     self.assertTrue(
                         to in owned or class_dict if verb == "backrefs"
                         else types[source] in ("type", "module") or source not in shown,
