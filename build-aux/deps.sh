@@ -11,7 +11,7 @@ export DEBIAN_FRONTEND=noninteractive
 packages="gcc make clang libc6-dev pkg-config bpftool libelf-dev zlib1g-dev libcapstone-dev
  libyaml-dev libmicrohttpd-dev libsystemd-dev libsqlite3-dev libjansson-dev libzstd-dev libgraphviz-dev libseccomp-dev
  fonts-dejavu-core libcmocka-dev python3"
-tests="python3-dev libpython3-dev libclang-rt-dev curl procps"
+tests="python3-dev libpython3-dev libclang-rt-dev curl procps python3-objgraph"
 
 missing=
 for p in $packages $tests; do
