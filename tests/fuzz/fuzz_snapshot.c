@@ -12,6 +12,7 @@
  */
 #include <sys/mman.h>
 
+#include "graph/ask.h"
 #include "graph/render.h"
 #include "graph/report.h"
 #include "tests/unit/snapshot_builder.h"
@@ -65,10 +66,35 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 	return 0;
 }
 
+/* Every question, to the snapshot and to itself. */
+static void ask_all(struct graph *g)
+{
+	static json_t *meta; /* of one process, so that addresses are compared */
+
+	if (!meta)
+		meta = json_pack("{s:i}", "pid", 1);
+	for (int verb = ASK_CHAIN; verb <= ASK_EXPORT; verb++) {
+		FILE *null = fopen("/dev/null", "w");
+		struct ask q = {.verb = (enum ask_verb)verb,
+			.types = {"*"},
+			.n_types = 1,
+			.max_depth = 3,
+			.too_many = 3,
+			.json = null,
+			.dot = null,
+			.heap = null};
+
+		if (!null)
+			return;
+		(void)ask(&q, g, meta, g, meta, NULL);
+		fclose(null);
+	}
+}
+
 static void use(const struct graph *g)
 {
 	static const char *const globs[] = {"*"};
-	struct explain_options o = {.types = globs, .n_types = 1};
+	struct explain_options o = {.types = globs, .n_types = 1, .max_holders = 4};
 	struct explain_document doc = {0};
 	struct explanation x;
 	FILE *null;
@@ -106,8 +132,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		lseek(fd, 0, SEEK_SET) == 0 &&
 		snapshot_load(&s, fd, "fuzz", 256u << 20, &err) == 0 &&
 		graph_build(&g, &s, &err) == 0) {
-		if (graph_index_referrers(&g, &err) == 0)
+		if (graph_index_referrers(&g, &err) == 0) {
 			use(&g);
+			ask_all(&g);
+		}
 		graph_release(&g);
 	}
 	if (fd >= 0)

@@ -296,7 +296,8 @@ static void test_bad_options(void **state)
 	} cases[] = {
 		{"", "no verb"},
 		{"watch", "\"watch\""},
-		{"watch", "status, top, growth, history, suspects, dump, dumps, why"},
+		{"watch", "status, top, growth, history, suspects, dump, dumps, chain, backrefs, "
+			  "refs, types, instances, diff, dominators, leaking, why"},
 		{"top", "something is missing"},
 		{"top 1 2", "\"2\""},
 		{"status 1", "\"1\""},
