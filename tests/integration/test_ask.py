@@ -469,5 +469,29 @@ class Parity(Asking):
         self.assertGreater(checked, 20)
 
 
+class Ids(harness.RootTest):
+    """An id is handed over by the daemon; the answer is that of the file."""
+
+    def test_id(self):
+        t = harness.Target(self, "class Session: pass\nSESSIONS = [Session() for _ in range(300)]\n"
+                                 "say('up')\nhear()\n")
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        dump = d.ask("dump", t.pid, "--type", "__main__.Session")
+        for verb in (("types",), ("chain", "--type", "Session"), ("instances", "--type", "Session"),
+                     ("dominators",), ("backrefs", "--type", "Session"), ("leaking",)):
+            by_id = d.ask(verb[0], dump["id"], *verb[1:])
+            by_file = d.ask(verb[0], dump["files"]["snapshot"], *verb[1:])
+            self.assertEqual(by_id, by_file, verb)
+        self.assertEqual(by_id["pid"], t.pid)
+        changed = d.ask("diff", dump["id"], dump["files"]["snapshot"])
+        self.assertEqual((changed["same_process"], changed["types"]), (True, []))
+        out = os.path.join(d.folder, "chain.png")
+        self.assertEqual(d.ctl("chain", dump["id"], "--type", "Session", "-o", out).out,
+                         f"Image generated as {out}\n")
+        a = d.ctl("types", "20200101T000000-1-1")
+        self.assertEqual((a.code, len(a.err.splitlines())), (1, 1), a.err)
+
+
 if __name__ == "__main__":
     unittest.main()
