@@ -26,8 +26,9 @@
 #include "graph/worker.h"
 #include "include/pyleak/control.h"
 
-#define TYPES_MAX 256
-#define SVG_MAX   (64u << 20) /* 300 nodes make some 300 KiB */
+#define TYPES_MAX  256
+#define GROWTH_MAX (1u << 20)
+#define SVG_MAX    (64u << 20) /* 300 nodes make some 300 KiB */
 
 enum { FILE_DOT, FILE_SVG, FILE_JSON, FILE_HTML, N_FILES };
 
@@ -44,7 +45,7 @@ struct job {
 	size_t n_types, max_paths;
 	uint64_t memory_bytes, cpu_seconds;
 	char snapshot_name[PATH_MAX + 16];
-	int dir_fd, snapshot_fd, fd[N_FILES];
+	int dir_fd, snapshot_fd, growth_fd, fd[N_FILES];
 	bool made[N_FILES];
 };
 
@@ -203,6 +204,9 @@ static int open_files(struct job *j)
 		log_error("%s: not a file", j->snapshot_name);
 		return EXIT_BROKEN;
 	}
+	/* What the daemon knows of the types' growth, if it does. */
+	j->growth_fd = openat(
+		j->dir_fd, "growth.json", O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
 	for (int i = 0; i < N_FILES; i++) {
 		j->fd[i] = openat(j->dir_fd, file_names[i],
 			O_RDWR | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0600);
@@ -311,6 +315,14 @@ static int write_dot(const struct job *j, const struct answer *a, struct err *er
 	return rc;
 }
 
+static json_t *read_growth(const struct job *j)
+{
+	_cleanup_free_ char *text =
+		j->growth_fd >= 0 ? worker_read(j->growth_fd, GROWTH_MAX) : NULL;
+
+	return text ? json_loads(text, 0, NULL) : NULL;
+}
+
 static int write_html(const struct job *j, const struct answer *a,
 	const struct explain_document *doc, struct err *err)
 {
@@ -362,6 +374,7 @@ static int answer(const struct worker *w, int talk, struct err *err)
 	doc.svg = o.drawn ? a.path[FILE_SVG] : NULL;
 	doc.svg_reason = o.drawn ? NULL : o.reason;
 	doc.html = a.path[FILE_HTML];
+	doc.growth = read_growth(j);
 	rc = write_html(j, &a, &doc, err);
 	if (rc == 0)
 		rc = write_json(j, &a, &doc, err);
@@ -392,7 +405,8 @@ int main(int argc, char **argv)
 		.memory_bytes = WORKER_MEMORY_DEFAULT,
 		.cpu_seconds = WORKER_CPU_DEFAULT_S,
 		.dir_fd = -1,
-		.snapshot_fd = -1};
+		.snapshot_fd = -1,
+		.growth_fd = -1};
 	char whole[PATH_MAX];
 	int rc;
 

@@ -31,6 +31,7 @@ struct job {
 	struct job *next;
 	struct dump_request r;
 	char *types[DUMP_TYPES_MAX];
+	json_t *growth;
 	struct store_dump d;
 
 	/* the process that works for this job now */
@@ -111,6 +112,7 @@ static void job_free(struct job *j)
 	job_release_child(j);
 	for (size_t i = 0; i < ARRAY_SIZE(j->types); i++)
 		free(j->types[i]);
+	json_decref(j->growth);
 	free(j);
 }
 
@@ -438,6 +440,22 @@ static int on_explain_exit(sd_event_source *s, const siginfo_t *si, void *userda
 	return 0;
 }
 
+/* For the page; without it the page has no chart. */
+static void write_growth(const struct job *j)
+{
+	char path[PATH_MAX];
+	int fd;
+
+	if (!j->growth ||
+		(size_t)snprintf(path, sizeof(path), "%s/growth.json", j->d.path) >= sizeof(path))
+		return;
+	fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+	if (fd < 0 || json_dumpfd(j->growth, fd, JSON_COMPACT) < 0)
+		log_warning("dump %s: %s: %s", j->d.id, path, strerror(errno));
+	if (fd >= 0)
+		close(fd);
+}
+
 static void job_explain(struct job *j)
 {
 	char prog[PATH_MAX], final[PATH_MAX];
@@ -455,6 +473,7 @@ static void job_explain(struct job *j)
 			PYLEAK_LIBEXECDIR);
 		return;
 	}
+	write_growth(j);
 	/* store.h: STATE/dumps/.ID.tmp becomes STATE/dumps/ID */
 	slash = strrchr(j->d.path, '/');
 	snprintf(final, sizeof(final), "%.*s/%s", slash ? (int)(slash - j->d.path) : 0, j->d.path,
@@ -560,6 +579,8 @@ int dump_start(struct dump_manager *m, const struct dump_request *r, char ret_id
 	j->m = m;
 	j->r = *r;
 	j->r.types = NULL;
+	j->growth = json_deep_copy(r->growth);
+	j->r.growth = NULL;
 	j->r.n_types = 0;
 	j->sock = j->stderr_fd = -1;
 	for (size_t i = 0; i < r->n_types && i < DUMP_TYPES_MAX; i++) {

@@ -52,6 +52,7 @@ struct dump_request {
 	char trigger[16];         /* manual, verdict, threshold */
 	const char *const *types; /* names or globs to explain */
 	size_t n_types;
+	const json_t *growth; /* of those types (suspects_growth()), borrowed; or NULL */
 	bool force;
 	void *userdata;
 	/* Both may be NULL. on_done is called exactly once, unless dump_forget() came first. */

@@ -897,6 +897,7 @@ static void ask_dump(struct ask *a)
 	struct dump_request r = {.trigger = "manual"};
 	bool wait = arg_bool(a, "wait", true);
 	const char *types[DUMP_TYPES_MAX];
+	_cleanup_(json_decrefp) json_t *growth = NULL;
 	_cleanup_free_ struct named *v = NULL;
 	struct waiting_dump *x = NULL;
 	char id[DUMP_ID_MAX];
@@ -939,6 +940,7 @@ static void ask_dump(struct ask *a)
 	if (!r.n_types)
 		r.n_types = default_types(a, t, v, n, types);
 	r.types = types;
+	r.growth = growth = suspects_growth(t, types, r.n_types);
 	r.id = target_info(t)->id;
 	r.uid = target_info(t)->uid;
 	r.force = arg_bool(a, "force", false);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "daemon/track/cause.h"
 #include "daemon/util/macros.h"
@@ -45,4 +46,46 @@ int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n)
 	*ret = TAKE_PTR(v);
 	*ret_n = n;
 	return 0;
+}
+
+#define GROWTH_POINTS 400
+
+static json_t *growth_points(const struct target_type *ty)
+{
+	_cleanup_free_ struct track_point *p = NULL;
+	json_t *points = json_array();
+	size_t n = 0, step;
+
+	if (!ty->track || track_type_history(ty->track, 0, 0, &p, &n))
+		n = 0;
+	step = n / GROWTH_POINTS + 1;
+	for (size_t i = 0; i < n; i += step) {
+		/* The last one is the level that the dump is about. */
+		size_t at = i + step < n ? i : n - 1;
+
+		if (p[at].count != TRACK_UNKNOWN)
+			json_array_append_new(points, json_pack("[I, I]", (json_int_t)p[at].at_ms,
+							      (json_int_t)p[at].count));
+	}
+	return points;
+}
+
+json_t *suspects_growth(const struct target *t, const char *const *names, size_t n)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < target_type_count(t); i++) {
+		const struct target_type *ty = target_type_at(t, i);
+		bool wanted = false;
+
+		for (size_t k = 0; ty->named && k < n && !wanted; k++)
+			wanted = strcmp(ty->info.name, names[k]) == 0;
+		if (wanted)
+			json_array_append_new(list, json_pack("{s:s, s:o}", "type", ty->info.name,
+							    "points", growth_points(ty)));
+	}
+	if (json_array_size(list))
+		return list;
+	json_decref(list);
+	return NULL;
 }

@@ -7,6 +7,8 @@
 #ifndef PYLEAK_WATCH_SUSPECTS_H
 #define PYLEAK_WATCH_SUSPECTS_H
 
+#include <jansson.h>
+
 #include "daemon/watch/target.h"
 
 struct suspect {
@@ -21,5 +23,10 @@ int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n);
 /* Whether what is known of the type is enough to judge it: of the rest, one side of the counting is known
  * to be blind and no census backs it. */
 bool suspects_type_judged(const struct target_type *ty);
+
+/* How the types of these names grew so far, for the page of a dump: [{"type": …, "points":
+ * [[ms, count], …]}, …], at most some hundred points each. NULL: nothing is known, or out of
+ * memory. */
+json_t *suspects_growth(const struct target *t, const char *const *names, size_t n);
 
 #endif

@@ -163,6 +163,7 @@ static void start_dump(struct watch *w, struct target *t, const struct trigger_f
 	const char *types[DUMP_TYPES_MAX];
 	struct dump_request r = {.id = p->id, .uid = p->uid, .on_done = on_dump_done};
 	_cleanup_free_ struct suspect *suspects = NULL;
+	_cleanup_(json_decrefp) json_t *growth = NULL;
 	size_t n_suspects = 0;
 	char id[DUMP_ID_MAX];
 	struct err err = {{0}};
@@ -189,6 +190,7 @@ static void start_dump(struct watch *w, struct target *t, const struct trigger_f
 		if (suspects[i].leader == i && suspects[i].verdict->kind == TRACK_LEAK)
 			types[r.n_types++] = suspects[i].ty->info.name;
 	r.types = types;
+	r.growth = growth = suspects_growth(t, types, r.n_types);
 	snprintf(r.comm, sizeof(r.comm), "%s", p->comm);
 	if (dump_start(w->o.dumps, &r, id, &err)) {
 		log_warning("pid %d: no dump: %s", p->id.pid, err.msg);

@@ -477,7 +477,16 @@ class Ids(harness.RootTest):
                                  "say('up')\nhear()\n")
         t.hear()
         d = harness.Daemon(self, t.pid)
+
+        def has_history():
+            a = d.ctl("--json", "history", t.pid, "--type", "__main__.Session")
+            return a.code == 0 and len(a.json["points"]) > 2
+        d.wait_for(has_history)
         dump = d.ask("dump", t.pid, "--type", "__main__.Session")
+        with open(dump["files"]["html"], encoding="utf-8") as f:
+            page = f.read()
+        self.assertRegex(page, r'<svg class="growth"[^§]*<polyline points="\d+\.\d,\d+\.\d ')
+        self.assertIn(">300</text>", page[page.index('class="growth"'):])
         for verb in (("types",), ("chain", "--type", "Session"), ("instances", "--type", "Session"),
                      ("dominators",), ("backrefs", "--type", "Session"), ("leaking",)):
             by_id = d.ask(verb[0], dump["id"], *verb[1:])
