@@ -399,3 +399,4 @@ QUESTION(instances, .formats = "json ", .needs_object = true, .show = show_insta
 QUESTION(diff, .formats = "json ", .show = show_diff)
 QUESTION(dominators, .formats = "json ", .json_limited = true, .show = show_dominators)
 QUESTION(leaking, .formats = "json ", .show = show_leaking)
+QUESTION(cycles, .formats = "json ", .show = show_cycles)

@@ -17,5 +17,6 @@ int ask_instances(struct ctl *c, const struct options *o);
 int ask_diff(struct ctl *c, const struct options *o);
 int ask_dominators(struct ctl *c, const struct options *o);
 int ask_leaking(struct ctl *c, const struct options *o);
+int ask_cycles(struct ctl *c, const struct options *o);
 
 #endif

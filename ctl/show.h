@@ -26,6 +26,7 @@ void show_instances(struct ctl *c, const json_t *answer);
 void show_diff(struct ctl *c, const json_t *answer);
 void show_dominators(struct ctl *c, const json_t *answer);
 void show_leaking(struct ctl *c, const json_t *answer);
+void show_cycles(struct ctl *c, const json_t *answer);
 /* Any object, key by key. */
 void show_object(struct ctl *c, const json_t *result);
 

@@ -151,6 +151,32 @@ void show_leaking(struct ctl *c, const json_t *answer)
 	tell_partial(c, answer);
 }
 
+void show_cycles(struct ctl *c, const json_t *answer)
+{
+	const json_t *list = json_object_get(answer, "cycles"), *cycle, *members, *object;
+	char a[TEXT_MAX], b[TEXT_MAX];
+	size_t i, k;
+
+	json_array_foreach (list, i, cycle) {
+		json_int_t n = json_integer_value(json_object_get(cycle, "objects"));
+
+		members = json_object_get(cycle, "members");
+		fprintf(c->out, "%s %s, %s\n", text_count(a, n), n == 1 ? "object" : "objects",
+			format_size(b, sizeof(b),
+				(uint64_t)json_integer_value(json_object_get(cycle, "bytes"))));
+		json_array_foreach (members, k, object)
+			fprintf(c->out, "   %s  %s\n", ctl_string(c, object, "addr"),
+				ctl_string(c, object, "type"));
+		if (n > (json_int_t)json_array_size(members))
+			fprintf(c->out, "   and %s more\n",
+				text_count(a, n - (json_int_t)json_array_size(members)));
+	}
+	if (!json_array_size(list))
+		fputs("no reference cycle waits for the garbage collector\n", c->out);
+	tell_rest(c, answer, "cycles", "cycles");
+	tell_partial(c, answer);
+}
+
 void show_diff(struct ctl *c, const json_t *answer)
 {
 	static const char *const headings[] = {

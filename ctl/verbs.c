@@ -408,6 +408,9 @@ const struct verb verbs[] = {
 	{"leaking", "DUMP [-n N] [-o FILE]",
 		"Lists objects that have more references than anything explains: C code holds them",
 		dump_help, QUESTION_OPTIONS, 1, 1, ask_leaking},
+	{"cycles", "DUMP [--type T]... [-n N] [-o FILE]",
+		"Lists reference cycles that only the garbage collector can free", dump_help,
+		QUESTION_OPTIONS | OPTION_BIT(OPTION_TYPE), 1, 1, ask_cycles},
 	{"why", "PID", "Tells why a process is or is not watched", NULL, 0, 1, 1, run_why},
 	{NULL},
 };

@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "daemon/util/u64map.h"
+#include "graph/cycles.h"
 #include "graph/dominators.h"
 #include "graph/heapsnapshot.h"
 #include "graph/most.h"
@@ -456,6 +457,60 @@ static int ask_leaking(const struct ask *q, struct graph *g, const json_t *meta,
 	}
 	fprintf(q->json, "], \"unreachable\": {\"objects\": %" PRIu64 ", \"bytes\": %" PRIu64 "}",
 		unreachable, bytes);
+	return end(q, err);
+}
+
+/* ---- cycles -------------------------------------------------------------------------------- */
+
+#define CYCLE_OBJECTS 8 /* of each that are named */
+
+static void put_cycle(
+	const struct ask *q, const struct graph *g, const struct cycles *all, const struct cycle *c)
+{
+	fprintf(q->json, "{\"objects\": %u, \"bytes\": %" PRIu64 ", \"members\": [", c->n, c->bytes);
+	for (uint32_t i = 0; i < MIN(c->n, (uint32_t)CYCLE_OBJECTS); i++) {
+		fputs(i ? ", {" : "{", q->json);
+		put_object(q->json, g, all->nodes[c->first + i]);
+		fputc('}', q->json);
+	}
+	fputs("]}", q->json);
+}
+
+static int ask_cycles(const struct ask *q, const struct graph *g, const json_t *meta, struct err *err)
+{
+	_cleanup_(cycles_release) struct cycles c = {0};
+	_cleanup_(census_release) struct census census = {0};
+	_cleanup_(reach_release) struct reach r = {0};
+	_cleanup_free_ bool *asked = NULL;
+	uint64_t n = 0, total = 0;
+	int rc;
+
+	if (census_take(&census, g) < 0)
+		return no_memory(g, err);
+	rc = types_asked(q, g, &census, &asked, err);
+	note(q, "searching from the roots");
+	if (rc == 0)
+		rc = reach_init(&r, g, err);
+	if (rc == 0)
+		rc = cycles_find(&c, &r, err);
+	if (rc < 0)
+		return rc;
+	begin(q, g, meta);
+	fputs(", \"cycles\": [", q->json);
+	for (uint32_t i = 0; i < c.n_cycles; i++) {
+		bool wanted = !asked;
+
+		for (uint32_t k = 0; k < c.cycles[i].n && !wanted; k++)
+			wanted = is_asked(q, g, asked, c.nodes[c.cycles[i].first + k]);
+		if (!wanted)
+			continue;
+		total++;
+		if (!within(q, n))
+			continue;
+		fputs(separator(n++), q->json);
+		put_cycle(q, g, &c, &c.cycles[i]);
+	}
+	fprintf(q->json, "], \"total\": %" PRIu64, total);
 	return end(q, err);
 }
 
@@ -1050,6 +1105,8 @@ int ask(struct ask *q, struct graph *g, const json_t *meta, const struct graph *
 		return ask_dominators(q, g, meta, err);
 	case ASK_LEAKING:
 		return ask_leaking(q, g, meta, err);
+	case ASK_CYCLES:
+		return ask_cycles(q, g, meta, err);
 	case ASK_EXPORT:
 		return ask_export(q, g, meta, err);
 	}

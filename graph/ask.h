@@ -23,6 +23,7 @@ enum ask_verb {
 	ASK_DIFF,
 	ASK_DOMINATORS,
 	ASK_LEAKING,
+	ASK_CYCLES,
 	ASK_EXPORT,
 };
 

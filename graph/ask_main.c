@@ -27,6 +27,7 @@ static const char *const verbs[] = {
 	[ASK_DIFF] = "diff",
 	[ASK_DOMINATORS] = "dominators",
 	[ASK_LEAKING] = "leaking",
+	[ASK_CYCLES] = "cycles",
 	[ASK_EXPORT] = "export",
 };
 

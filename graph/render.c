@@ -363,7 +363,8 @@ static void label_step(FILE *f, const struct place *at)
 			text_number(n, sizeof(n), at->instances));
 }
 
-static void dress_node(struct picture *p, const struct place *at)
+static void dress_node(
+	struct picture *p, const struct explanation *x, const struct place *at)
 {
 	const struct look *look =
 		&looks[at->role == ROLE_SUSPECT && share_of(at->instances, at->total) < FEW
@@ -386,6 +387,13 @@ static void dress_node(struct picture *p, const struct place *at)
 		if (at->step)
 			set_escaped(p, at->node, "label", at->step->label);
 		return;
+	}
+	if (at->is_end) {
+		_cleanup_free_ char *link =
+			text_format("#suspect-%zu", (size_t)(at->suspect - x->suspects) + 1);
+
+		/* To the table on the page. */
+		set(p, at->node, "URL", link);
 	}
 	if (at->role == ROLE_STEP) {
 		fade(at->depth, fill);
@@ -589,7 +597,7 @@ static void compose(struct picture *p, const struct explanation *x)
 			add_more(p, s, paths, instances);
 	}
 	for (size_t i = 0; i < p->n_places; i++)
-		dress_node(p, &p->places[i]);
+		dress_node(p, x, &p->places[i]);
 	dress_edges(p);
 	line_up_roots(p);
 }
@@ -698,8 +706,9 @@ static Agnode_t *draw_object(
 	format_size(size, sizeof(size), object->bytes);
 	tip = object->flags & SNAPSHOT_NODE_IMMORTAL
 		      ? text_format("%s, %s, immortal", w->label, size)
-		      : text_format("%s, %s, %lld references", w->label, size,
-				(long long)object->refcount);
+		      : text_format("%s, %s, %lld %s", w->label, size,
+				(long long)object->refcount,
+				object->refcount == 1 ? "reference" : "references");
 	set_escaped(p, n, "tooltip", tip ? tip : "");
 	return n;
 }

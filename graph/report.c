@@ -225,11 +225,12 @@ static void write_growth(FILE *f, const struct explain_suspect *s, const json_t 
 
 /* ---- the rest ------------------------------------------------------------------------------ */
 
-static void write_suspect(FILE *f, const struct explain_suspect *s, const json_t *growth)
+static void write_suspect(
+	FILE *f, size_t number, const struct explain_suspect *s, const json_t *growth)
 {
 	char n[TEXT_NUMBER_MAX], size[32];
 
-	fputs("<h2>What holds ", f);
+	fprintf(f, "<h2 id=\"suspect-%zu\">What holds ", number); /* where the picture leads */
 	text_html(f, s->type);
 	fprintf(f, "</h2>\n<p class=\"soft\">%s live %s, %s in themselves</p>\n",
 		text_number(n, sizeof(n), s->instances), s->instances == 1 ? "object" : "objects",
@@ -365,7 +366,7 @@ int report_write(FILE *f, const struct explanation *x, const struct explain_docu
 		fputs("</p>\n", f);
 	}
 	for (size_t i = 0; i < x->n_suspects; i++)
-		write_suspect(f, &x->suspects[i], doc->growth);
+		write_suspect(f, i + 1, &x->suspects[i], doc->growth);
 	write_holders(f, x);
 	write_types(f, x);
 	fprintf(f, "<p class=\"soft\">pyleak %s</p>\n</main><script>%s</script></body></html>\n",

@@ -20,6 +20,7 @@ MODULES_test_snapshot := util graph
 MODULES_test_paths := util graph
 MODULES_test_explain := util graph
 MODULES_test_dominators := util graph
+MODULES_test_cycles := util graph
 MODULES_fuzz_config := util track config
 MODULES_test_capture := util python capture
 LIBS_capture := -lzstd -ljansson
