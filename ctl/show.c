@@ -10,13 +10,7 @@
 
 #define PLOT_ROWS 6
 
-static void table_freep(struct table **t)
-{
-	table_free(*t);
-}
-#define _cleanup_table_ _cleanup_(table_freep)
-
-static void print_table(struct ctl *c, const struct table *t)
+void show_table(struct ctl *c, const struct table *t)
 {
 	if (!t || table_print(t, c->out, c->colour) < 0)
 		ctl_fail(c, 0, "out of memory: the table is not complete");
@@ -140,7 +134,7 @@ void show_status(struct ctl *c, const json_t *result)
 		if (t)
 			status_row(c, t, target);
 	if (n)
-		print_table(c, t);
+		show_table(c, t);
 	json_array_foreach (targets, i, target) {
 		const char *reason = string_or_null(target, "reason");
 
@@ -209,7 +203,7 @@ void show_top(struct ctl *c, const json_t *result)
 				json_is_number(share) ? text_share(text, json_number_value(share))
 						      : "-");
 	}
-	print_table(c, t);
+	show_table(c, t);
 }
 
 void show_growth(struct ctl *c, const json_t *result)
@@ -237,7 +231,7 @@ void show_growth(struct ctl *c, const json_t *result)
 		delta_cell(t, json_object_get(type, "delta"), false, quality);
 		delta_cell(t, json_object_get(type, "rate_per_hour"), true, quality);
 	}
-	print_table(c, t);
+	show_table(c, t);
 }
 
 /* ---- history -------------------------------------------------------------------------------- */
@@ -306,7 +300,7 @@ void show_history(struct ctl *c, const json_t *result)
 		number_cell(t, json_object_get(point, "allocs"), NULL, NULL);
 		number_cell(t, json_object_get(point, "frees"), NULL, NULL);
 	}
-	print_table(c, t);
+	show_table(c, t);
 }
 
 /* ---- suspects ------------------------------------------------------------------------------- */
@@ -377,7 +371,7 @@ void show_suspects(struct ctl *c, const json_t *result)
 	json_array_foreach (suspects, i, s)
 		if (t)
 			suspect_row(c, t, s);
-	print_table(c, t);
+	show_table(c, t);
 	json_array_foreach (suspects, i, s) {
 		const char *companions = join(c, json_object_get(s, "companions"));
 		const char *sites = join(c, json_object_get(s, "sites"));
@@ -520,5 +514,5 @@ void show_dumps(struct ctl *c, const json_t *result)
 			"%s%s%s", ctl_string(c, d, "state"), error && *error ? ": " : "",
 			error ? ctl_clean(c, error) : "");
 	}
-	print_table(c, t);
+	show_table(c, t);
 }

@@ -12,18 +12,6 @@
 
 #define LEVELS_MAX 24 /* how far a tree moves to the right */
 
-static void table_freep(struct table **t)
-{
-	table_free(*t);
-}
-#define _cleanup_table_ _cleanup_(table_freep)
-
-static void print_table(struct ctl *c, const struct table *t)
-{
-	if (!t || table_print(t, c->out, c->colour) < 0)
-		ctl_fail(c, 0, "out of memory: the table is not complete");
-}
-
 static void text_cell(struct table *t, const json_t *object, const char *key)
 {
 	const char *s = json_string_value(json_object_get(object, key));
@@ -83,7 +71,7 @@ void show_types(struct ctl *c, const json_t *answer)
 		size_cell(t, type, "bytes");
 		text_cell(t, type, "type");
 	}
-	print_table(c, t);
+	show_table(c, t);
 	tell_rest(c, answer, "types", "types");
 	fprintf(c->out, "%s objects with %s\n",
 		text_json_count(a, json_object_get(answer, "objects")),
@@ -109,7 +97,7 @@ static void object_table(struct ctl *c, const json_t *list, bool unexplained)
 			count_cell(t, object, "unexplained");
 		text_cell(t, object, "type");
 	}
-	print_table(c, t);
+	show_table(c, t);
 }
 
 void show_instances(struct ctl *c, const json_t *answer)
@@ -136,7 +124,7 @@ void show_leaking(struct ctl *c, const json_t *answer)
 			size_cell(t, type, "bytes");
 			text_cell(t, type, "type");
 		}
-		print_table(c, t);
+		show_table(c, t);
 		fputc('\n', c->out);
 		object_table(c, json_object_get(answer, "leaking"), true);
 		tell_rest(c, answer, "leaking", "objects");
@@ -198,7 +186,7 @@ void show_diff(struct ctl *c, const json_t *answer)
 		count_cell(t, type, "new");
 		text_cell(t, type, "type");
 	}
-	print_table(c, t);
+	show_table(c, t);
 	if (!json_array_size(list))
 		fputs("no type changed\n", c->out);
 	tell_rest(c, answer, "types", "types");
@@ -213,7 +201,7 @@ void show_diff(struct ctl *c, const json_t *answer)
 			text_cell(g, type, "type");
 			text_cell(g, type, "label");
 		}
-		print_table(c, g);
+		show_table(c, g);
 	}
 	tell_partial(c, answer);
 }
@@ -235,7 +223,7 @@ void show_dominators(struct ctl *c, const json_t *answer)
 		text_cell(t, h, "type");
 		text_cell(t, h, "label");
 	}
-	print_table(c, t);
+	show_table(c, t);
 	fputc('\n', c->out);
 	json_array_foreach (types, i, h) {
 		size_cell(b, h, "retained_bytes");
@@ -243,7 +231,7 @@ void show_dominators(struct ctl *c, const json_t *answer)
 		count_cell(b, h, "count");
 		text_cell(b, h, "type");
 	}
-	print_table(c, b);
+	show_table(c, b);
 	tell_partial(c, answer);
 }
 
@@ -278,10 +266,13 @@ static void show_node(
 	if (label && *label)
 		fprintf(t->c->out, "%s  ", ctl_clean(t->c, label));
 	if (root && !type)
-		fprintf(t->c->out, "%s ", ctl_clean(t->c, root));
+		fprintf(t->c->out, "%s", ctl_clean(t->c, root));
 	else
-		fprintf(t->c->out, "%s ", type ? ctl_clean(t->c, type) : "?");
-	style_print(t->c->out, t->c->colour, style, name);
+		fprintf(t->c->out, "%s", type ? ctl_clean(t->c, type) : "?");
+	if (!type || strcmp(name, ctl_clean(t->c, type)) != 0) {
+		fputc(' ', t->c->out);
+		style_print(t->c->out, t->c->colour, style, name);
+	}
 	if (addr && !root)
 		fprintf(t->c->out, "  %s", ctl_clean(t->c, addr));
 }

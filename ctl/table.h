@@ -32,6 +32,12 @@ struct table;
 struct table *table_new(const char *const *headings);
 void table_free(struct table *t);
 
+static inline void table_freep(struct table **t)
+{
+	table_free(*t);
+}
+#define _cleanup_table_ _cleanup_(table_freep)
+
 /* Cells fill row by row. Running out of memory shows in table_print(). */
 void table_cell(struct table *t, enum style style, const char *text);
 void table_cellf(struct table *t, enum style style, const char *fmt, ...) _printf_(3, 4);
