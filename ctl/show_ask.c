@@ -84,7 +84,7 @@ static void object_table(struct ctl *c, const json_t *list, bool unexplained)
 {
 	static const char *const headings[] = {"ADDRESS", ">BYTES", ">REFCOUNT", "TYPE", NULL};
 	static const char *const more[] = {
-		"ADDRESS", ">BYTES", ">REFCOUNT", ">UNEXPLAINED", "TYPE", NULL};
+		"ADDRESS", ">BYTES", ">REFCOUNT", ">UNEXPLAINED", "TYPE", "HOLDER", NULL};
 	_cleanup_table_ struct table *t = table_new(unexplained ? more : headings);
 	const json_t *object;
 	size_t i;
@@ -96,6 +96,8 @@ static void object_table(struct ctl *c, const json_t *list, bool unexplained)
 		if (unexplained)
 			count_cell(t, object, "unexplained");
 		text_cell(t, object, "type");
+		if (unexplained)
+			text_cell(t, object, "holder");
 	}
 	show_table(c, t);
 }

@@ -432,8 +432,11 @@ static int ask_leaking(const struct ask *q, struct graph *g, const json_t *meta,
 		explained = (int64_t)referrers(g, v);
 		fprintf(q->json, "%s{", separator(n++));
 		put_object(q->json, g, v);
-		fprintf(q->json, ", \"unexplained\": %" PRId64 "}",
+		fprintf(q->json, ", \"unexplained\": %" PRId64 ", \"holder\": ",
 			MAX(g->s.nodes[v].refcount - explained, (int64_t)1));
+		put_string(q->json,
+			explain_root_name(g, PATH_C_REFERENCE, w.r.sources[i].name));
+		fputc('}', q->json);
 	}
 	fprintf(q->json, "], \"total\": %" PRIu64 ", \"types\": [", total);
 	if (most_init(&m, q->limit, g->s.n_types) < 0)
@@ -980,7 +983,7 @@ static void put_web_node(const struct ask *q, const struct graph *g, const struc
 static void put_root_id(FILE *f, const struct graph *g, const struct web_root *r)
 {
 	_cleanup_free_ char *id = text_format("%s: %s", explain_root_kind(r->kind),
-		r->kind == PATH_C_REFERENCE ? "C code" : graph_string(g, r->name));
+		explain_root_name(g, r->kind, r->name));
 
 	put_string(f, id ? id : "?");
 }
@@ -1006,7 +1009,7 @@ static void put_web(const struct ask *q, const struct graph *g, const struct web
 		put_root_id(q->json, g, r);
 		fputs(", \"addr\": null, \"type\": null, \"label\": ", q->json);
 		put_string(q->json,
-			r->kind == PATH_C_REFERENCE ? "C code" : graph_string(g, r->name));
+			explain_root_name(g, r->kind, r->name));
 		fprintf(q->json, ", \"root\": \"%s\"}", explain_root_kind(r->kind));
 	}
 	fputs("], \"edges\": [", q->json);

@@ -28,6 +28,13 @@ const char *explain_root_kind(enum path_root root)
 	}
 }
 
+const char *explain_root_name(const struct graph *g, enum path_root root, uint32_t name)
+{
+	const char *s = graph_string(g, name);
+
+	return root == PATH_C_REFERENCE && !*s ? "C code" : s;
+}
+
 /* 'key' as Python would write it, nearly: quotes and backslashes escaped. */
 static char *quote(const char *s)
 {

@@ -119,6 +119,9 @@ char *explain_edge(const struct graph *g, const struct held *h);
  * nothing leads there or the way is long. */
 char *explain_name(struct paths_ctx *c, const struct reach *r, uint32_t node);
 
+/* What a root of a search is called; a reference of C code may have no name. */
+const char *explain_root_name(const struct graph *g, enum path_root root, uint32_t name);
+
 /* "module", "interpreter", "frame" or "c-reference". */
 const char *explain_root_kind(enum path_root root);
 

@@ -118,7 +118,7 @@ static void list_joined(struct writer *w)
 
 static uint32_t string_of_top(const struct writer *w, const struct top *t)
 {
-	return t->kind == PATH_C_REFERENCE   ? w->extra + EXTRA_C
+	return t->kind == PATH_C_REFERENCE && !t->name ? w->extra + EXTRA_C
 	       : t->kind == PATH_UNREACHABLE ? w->extra + EXTRA_UNREACHABLE
 					     : t->name;
 }

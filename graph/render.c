@@ -769,7 +769,7 @@ static void draw_roots(
 		}
 		if (!boxes[i]) {
 			_cleanup_free_ char *label = web_label(
-				r->kind == PATH_C_REFERENCE ? "C code" : graph_string(g, r->name),
+				explain_root_name(g, r->kind, r->name),
 				explain_root_kind(r->kind), 0);
 
 			boxes[i] = new_node(p, "root", i);

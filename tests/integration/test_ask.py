@@ -95,7 +95,7 @@ class Files(Asking):
         d = self.ask("leaking", self.heap)
         self.assertEqual((d["total"], len(d["leaking"])), (7, 7))
         self.assertEqual(d["types"], [{"type": "app.Session", "count": 7, "bytes": 448}])
-        self.assertEqual({o["unexplained"] for o in d["leaking"]}, {1})
+        self.assertEqual({(o["unexplained"], o["holder"]) for o in d["leaking"]}, {(1, "C code")})
         self.assertEqual(d["unreachable"], {"objects": 0, "bytes": 0})
         self.assertIn("UNEXPLAINED", self.ctl("leaking", self.heap).out)
         whole = self.write("whole", Heap(lost=0).file())
