@@ -1150,8 +1150,8 @@ static void cross_check(struct loader *l)
 	p = place_of_settings(l, GROWTH_WINDOW, GROWTH_INTERVAL);
 	if (p && c->growth_window_ns / 6 < c->growth_interval_ns)
 		warning_at(l, p,
-			"growth.window holds fewer than 6 samples at this growth.interval, no leak "
-			"can be found; make the window longer or the interval shorter");
+			"growth.window holds fewer than 6 samples at this growth.interval, leaks "
+			"are found late or never; make the window longer or the interval shorter");
 	p = place_of_settings(l, DUMP_PAUSE, DUMP_DEADLINE);
 	if (p && c->dump_pause_ns >= c->dump_deadline_ns)
 		warning_at(l, p,

@@ -40,7 +40,7 @@ const struct setting settings[N_SETTINGS] = {
 		"time that growth must last to be a leak; longer than your caches take to fill"},
 	[GROWTH_MIN_OBJECTS] = {"growth", "min_objects", {VALUE_NUMBER, 1, 1000000000000ULL, NULL},
 		offsetof(struct config, growth_min_objects), "1000",
-		"objects that must come in a window; below this growth nobody is woken"},
+		"below this growth, however long it took, nobody is woken"},
 	[DUMP_PAUSE] = {"dump", "pause", {VALUE_DURATION, 100 * US, 60 * SEC, NULL},
 		offsetof(struct config, dump_pause_ns), "20ms",
 		"a dump whose predicted stop of the target is longer is refused, unless forced"},

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "daemon/track/judge.h"
 
+#include <errno.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -8,139 +9,241 @@
 #include "daemon/util/macros.h"
 #include "daemon/util/units.h"
 
-#define SLOTS_MAX    60
-#define PARTS        6 /* sixths; two make a third */
-#define PAIRS_MAX    (SLOTS_MAX * (SLOTS_MAX - 1) / 2)
-#define PEAK_WINDOWS 48  /* a day at the default window: a daily cycle meets yesterday's peak */
-#define LEVELLING    0.5 /* a rise below this share of the one before is levelling off */
-#define CHANCE_SIGMA 3.5 /* how far from chance the order of the slots must be */
-/* How many times the usual swing the growth must be. Levels that wander around a mean (simulated,
- * window 30 min): at 4, none of 60 half days with a memory of up to 10 min was taken for a leak, at
- * 3 five were; with a memory of a whole window it is two of 20, at 4. */
+#define WINDOW_SLOTS  16 /* of the first tier in a growth.window */
+#define HELD_TIER     1  /* its floors were held: they are the ceilings of all longer tiers */
+#define TIER_SHIFT    2  /* four slots make one of the next tier */
+#define TIER_LEAST    12 /* slots that a longer tier must have */
+#define PAIRS_MAX     (JUDGE_SLOTS * (JUDGE_SLOTS - 1) / 2)
+#define SAMPLED_LEAST 5  /* slots with samples */
+#define HOLE          4  /* no longer time without samples than a quarter */
+#define PEAK_WINDOWS  48 /* a day at the default window: a daily cycle meets yesterday's peak */
+#define LEVELLING     0.6 /* a rise below this share of the one before is levelling off */
+#define CHANCE_SIGMA  3.5 /* how far from chance the order of the slots must be */
+#define STANDING      0.1 /* a third that grows less, as a share of its due, stands still */
+#define BOUND_FADE    0.95
+#define PLATEAU_ROOM  1.1 /* above what the service always grew to, by so much, is news */
+/* How many times the usual swing the growth must be. */
 #define CLEAR_LEAK  4.0
 #define CLEAR_WATCH 2.0
 
-#define MS_PER_HOUR 3600000.0
+#define WORDS        256
+#define MS_PER_HOUR  3600000.0
 
-/* What a stretch of time looks like. Levels are relative to `origin`, so that doubles hold their
- * differences exactly whatever the absolute level is. */
-struct span {
-	int64_t from_ms, to_ms;
-	int64_t origin;
-	unsigned n; /* slots filled, of n_slots */
+void judge_release(struct judge *j)
+{
+	free(j->tiers);
+	free(j->words);
+	memset(j, 0, sizeof(*j));
+}
+
+/* ---- slots --------------------------------------------------------------------------------- */
+
+/* The upper half of a float, rounded up: one part in 128. */
+static uint16_t spread_pack(double v)
+{
+	float f = (float)v;
+	uint32_t bits;
+
+	memcpy(&bits, &f, sizeof(bits));
+	return (uint16_t)((bits + 0xffff) >> 16);
+}
+
+static double spread_unpack(uint16_t packed)
+{
+	uint32_t bits = (uint32_t)packed << 16;
+	float f;
+
+	memcpy(&f, &bits, sizeof(f));
+	return (double)f;
+}
+
+static uint32_t bit(int64_t slot)
+{
+	return UINT32_C(1) << (uint64_t)slot % JUDGE_SLOTS;
+}
+
+struct slot {
+	int64_t i;
+	double low, high;
+	bool fell;
+	bool part; /* nothing is known of its begin */
+};
+
+static void tier_open(struct judge_tier *t, const struct slot *s)
+{
+	t->open = s->i;
+	t->low = s->low;
+	t->high = s->high;
+	t->open_fell = s->fell;
+}
+
+/* Puts a sample, or a slot of the tier before, where it belongs. The tiers of which a slot ended are
+ * set in the result. */
+static unsigned tiers_put(struct judge *j, unsigned k, struct slot s)
+{
+	unsigned ended = 0;
+
+	for (; k < JUDGE_TIERS; k++) {
+		struct judge_tier *t;
+		struct slot done;
+
+		if (k >= j->n_tiers) {
+			t = reallocarray(j->tiers, k + 1, sizeof(*t));
+			if (!t)
+				return ended; /* what is slow will not be seen */
+			j->tiers = t;
+			memset(&t[k], 0, sizeof(*t));
+			j->n_tiers = (uint8_t)(k + 1);
+		}
+		t = &j->tiers[k];
+		if (!t->any) {
+			t->any = true;
+			t->first = s.i + s.part;
+			tier_open(t, &s);
+			return ended;
+		}
+		if (s.i <= t->open) {
+			t->low = MIN(t->low, s.low);
+			t->high = MAX(t->high, s.high);
+			t->open_fell |= s.fell;
+			return ended;
+		}
+		done = (struct slot){t->open, t->low, t->high, t->open_fell, t->open < t->first};
+		t->lows[(uint64_t)done.i % JUDGE_SLOTS] = (float)done.low;
+		t->spreads[(uint64_t)done.i % JUDGE_SLOTS] = spread_pack(done.high - done.low);
+		t->sampled |= bit(done.i);
+		t->fell = done.fell ? t->fell | bit(done.i) : t->fell & ~bit(done.i);
+		for (int64_t i = done.i + 1; i < s.i && i <= done.i + JUDGE_SLOTS; i++)
+			t->sampled &= ~bit(i);
+		tier_open(t, &s);
+		ended |= 1U << k;
+		s = done;
+		s.part |= s.i % (1 << TIER_SHIFT) != 0;
+		s.i >>= TIER_SHIFT;
+		if (k == HELD_TIER)
+			s.high = s.low;
+	}
+	return ended;
+}
+
+static unsigned put_point(struct judge *j, const struct series_point *p)
+{
+	struct slot s = {p->p.at_ms / j->slot_ms, (double)(p->low - j->origin),
+		(double)(p->peak - j->origin), p->flags & SERIES_FELL, p->p.at_ms % j->slot_ms};
+
+	return tiers_put(j, 0, s);
+}
+
+/* From what the series still has. */
+static void rebuild(struct judge *j, const struct series *s)
+{
+	struct series_point points[TRACK_POINTS];
+	uint32_t n = series_points(s, points), i = series_epoch(points, n);
+
+	free(j->tiers);
+	j->tiers = NULL;
+	j->n_tiers = 0;
+	j->rebuilt = true;
+	j->frame = s->frame;
+	j->origin = n ? points[i].level : 0;
+	for (; i < n; i++) {
+		struct series_point p = points[i];
+
+		if (p.flags & SERIES_FLAT && i) {
+			int64_t from = MAX(points[i - 1].p.at_ms, j->from_ms);
+
+			/* It stood still: as many samples as there are slots, of those that are kept. */
+			from = MAX(from, p.p.at_ms - (j->slot_ms << (TIER_SHIFT * (JUDGE_TIERS - 1))) *
+							    JUDGE_SLOTS);
+			for (int64_t at = from, step = j->slot_ms; at < p.p.at_ms; at += step) {
+				struct series_point q = p;
+
+				q.p.at_ms = at;
+				put_point(j, &q);
+			}
+		}
+		if (p.p.at_ms >= j->from_ms)
+			put_point(j, &p);
+	}
+}
+
+/* ---- what a stretch of time looks like ------------------------------------------------------- */
+
+struct view {
+	double slot_ms, from_ms;
+	unsigned n;      /* slots with samples, of n_slots */
 	unsigned n_slots;
-	double at[SLOTS_MAX], v[SLOTS_MAX]; /* ms after from_ms, level */
-	double floor[PARTS], ceil[PARTS];
-	double last; /* the last sample's level */
-	bool whole;  /* something is known of every sixth */
-	bool fell;   /* some sample was below the one before */
+	double at[JUDGE_SLOTS], low[JUDGE_SLOTS], high[JUDGE_SLOTS]; /* at: in slots */
+	double floor[3], ceil[3], sixth[6]; /* of thirds; ceilings of sixths */
+	bool whole; /* enough is known of it */
+	bool fell;
 
-	/* by span_slope() */
-	double slope; /* per ms */
+	/* by view_slope() */
+	double slope; /* per slot */
 	double order; /* pairs in rising order minus pairs in falling order, of both: -1..1 */
 	double up;    /* share of the steps from slot to slot that go up */
 	double swing; /* how far four of five slots are from the line, together */
 };
 
-static int64_t duration_ms(uint64_t ms)
+static int64_t tier_slot_ms(const struct judge *j, unsigned k)
 {
-	return (int64_t)MIN(ms, (uint64_t)SERIES_TIME_MAX);
+	return j->slot_ms << (TIER_SHIFT * k);
 }
 
-static double third_floor(const struct span *sp, int third)
+/* How many slots have ended, of those that the tier keeps. */
+static unsigned tier_slots(const struct judge *j, unsigned k)
 {
-	return MIN(sp->floor[2 * third], sp->floor[2 * third + 1]);
+	const struct judge_tier *t;
+
+	if (k >= j->n_tiers)
+		return 0;
+	t = &j->tiers[k];
+	return (unsigned)MAX(MIN(t->open - t->first, JUDGE_SLOTS), 0);
 }
 
-static double third_ceil(const struct span *sp, int third)
+static void view_fill(struct view *v, const struct judge *j, unsigned k, unsigned n_slots)
 {
-	return MAX(sp->ceil[2 * third], sp->ceil[2 * third + 1]);
-}
+	const struct judge_tier *t = &j->tiers[k];
+	int64_t from = t->open - n_slots;
+	double last = -1;
+	unsigned seen = 0;
 
-struct slots {
-	double at[SLOTS_MAX], v[SLOTS_MAX];
-	bool filled[SLOTS_MAX];
-};
+	memset(v, 0, sizeof(*v));
+	v->n_slots = n_slots;
+	v->slot_ms = (double)tier_slot_ms(j, k);
+	v->from_ms = (double)from * v->slot_ms;
+	v->whole = true;
+	for (unsigned i = 0; i < n_slots; i++) {
+		unsigned at = (unsigned)((uint64_t)(from + i) % JUDGE_SLOTS);
+		unsigned third = i * 3 / n_slots, sixth = i * 6 / n_slots;
 
-static void slot_put(struct slots *slots, unsigned i, double at, double v)
-{
-	if (slots->filled[i] && slots->v[i] <= v)
-		return;
-	slots->filled[i] = true;
-	slots->at[i] = at;
-	slots->v[i] = v;
-}
-
-static void span_fill(struct span *sp, const struct track_config *c, const struct series *s,
-	int64_t from_ms, int64_t to_ms)
-{
-	uint32_t first = series_find(s, from_ms);
-	int64_t len = MAX(to_ms - from_ms, 1);
-	uint64_t expected = (uint64_t)len / MAX(c->interval_ms, 1);
-	unsigned n_slots = MAX(MIN(expected, SLOTS_MAX) / PARTS, 1) * PARTS;
-	int64_t next_empty = 0;
-	struct slots slots;
-
-	memset(sp, 0, sizeof(*sp));
-	sp->from_ms = from_ms;
-	sp->to_ms = to_ms;
-	sp->n_slots = n_slots;
-	memset(&slots, 0, sizeof(slots));
-	if (first >= s->n)
-		return;
-	sp->origin = s->points[first].level;
-	for (uint32_t i = first; i < s->n; i++) {
-		const struct series_point *p = &s->points[i], *prev = i > s->epoch ? p - 1 : NULL;
-		int64_t slot = MIN((p->p.at_ms - from_ms) * n_slots / len, n_slots - 1);
-
-		/* Between two samples that follow each other the level is known well enough. */
-		if (prev && !(p->flags & SERIES_GAP)) {
-			double v0 = (double)(prev->level - sp->origin);
-			double dv = (double)(p->level - prev->level);
-			double t0 = (double)(prev->p.at_ms - from_ms);
-			double dt = (double)(p->p.at_ms - prev->p.at_ms);
-
-			for (int64_t e = next_empty; e < slot && dt > 0; e++) {
-				double at = (e + 0.5) * len / n_slots;
-
-				if (at >= t0)
-					slot_put(&slots, e, at, v0 + dv * (at - t0) / dt);
-			}
-			if (i > first && (p->level < prev->level || p->low < prev->level))
-				sp->fell = true;
-		}
-		slot_put(&slots, slot, (double)(p->p.at_ms - from_ms),
-			(double)(p->low - sp->origin));
-		next_empty = slot + 1;
-		sp->last = (double)(p->level - sp->origin);
+		if (!(t->sampled & bit(from + i)))
+			continue;
+		if (i - last > MAX(n_slots / HOLE, 2))
+			v->whole = false;
+		last = i;
+		v->at[v->n] = i + 0.5;
+		v->low[v->n] = (double)t->lows[at];
+		v->high[v->n] = v->low[v->n] + spread_unpack(t->spreads[at]);
+		if (!(seen & 1U << third) || v->low[v->n] < v->floor[third])
+			v->floor[third] = v->low[v->n];
+		if (!(seen & 1U << third) || v->high[v->n] > v->ceil[third])
+			v->ceil[third] = v->high[v->n];
+		if (!(seen & 8U << sixth) || v->high[v->n] > v->sixth[sixth])
+			v->sixth[sixth] = v->high[v->n];
+		seen |= 1U << third | 8U << sixth;
+		v->fell |= i && t->fell & bit(from + i);
+		v->n++;
 	}
-
-	sp->whole = expected >= PARTS; /* fewer samples are no trend, only their interpolation */
-	for (unsigned part = 0; part < PARTS; part++) {
-		unsigned per = n_slots / PARTS, n = 0;
-
-		for (unsigned i = part * per; i < (part + 1) * per; i++) {
-			if (!slots.filled[i])
-				continue;
-			if (!n || slots.v[i] < sp->floor[part])
-				sp->floor[part] = slots.v[i];
-			if (!n || slots.v[i] > sp->ceil[part])
-				sp->ceil[part] = slots.v[i];
-			sp->at[sp->n] = slots.at[i];
-			sp->v[sp->n++] = slots.v[i];
-			n++;
-		}
-		sp->whole &= n > 0;
-	}
+	if (v->n < SAMPLED_LEAST || (seen & 7) != 7 || n_slots - last > MAX(n_slots / HOLE, 2))
+		v->whole = false;
+	/* A sixth without samples is what the one before was. */
+	for (unsigned i = 1; i < 6; i++)
+		if (!(seen & 8U << i))
+			v->sixth[i] = v->sixth[i - 1];
 }
 
-static double span_len(const struct span *sp)
-{
-	return (double)(sp->to_ms - sp->from_ms);
-}
-
-/* The k-th smallest of v, which is reordered (Hoare's FIND). Sorting all 1 770 pairs would be
- * most of the cost of a verdict. */
+/* The k-th smallest of v, which is reordered (Hoare's FIND). */
 static double kth_smallest(double *v, int n, int k)
 {
 	int lo = 0, hi = n - 1;
@@ -171,131 +274,141 @@ static double kth_smallest(double *v, int n, int k)
 	return v[k];
 }
 
-/* Theil-Sen: the median of the slopes of all pairs; and Goodman and Kruskal's gamma. */
-static void span_slope(struct span *sp)
+static double median(double *v, int n)
 {
-	unsigned rising = 0, falling = 0, up = 0;
-	double slopes[PAIRS_MAX], rest[SLOTS_MAX];
+	double m;
+
+	if (!n)
+		return 0;
+	m = kth_smallest(v, n, n / 2);
+	return n & 1 ? m : (m + kth_smallest(v, n, n / 2 - 1)) / 2;
+}
+
+/* Theil-Sen over slots from..to-1: the median of the slopes of all pairs. */
+static double theil_sen(const struct view *v, unsigned from, unsigned to)
+{
+	double slopes[PAIRS_MAX];
 	int n = 0;
 
-	for (unsigned i = 0; i < sp->n; i++) {
-		for (unsigned j = i + 1; j < sp->n; j++) {
-			double dv = sp->v[j] - sp->v[i], dt = sp->at[j] - sp->at[i];
-
-			rising += dv > 0;
-			falling += dv < 0;
-			up += dv > 0 && j == i + 1;
-			if (dt > 0)
-				slopes[n++] = dv / dt;
-		}
-	}
-	sp->slope = n ? kth_smallest(slopes, n, n / 2) : 0;
-	if (n && !(n & 1)) /* an even number: the mean of the two in the middle */
-		sp->slope = (sp->slope + kth_smallest(slopes, n, n / 2 - 1)) / 2;
-	sp->order = rising + falling ? ((double)rising - falling) / (rising + falling) : 0;
-	sp->up = sp->n > 1 ? (double)up / (sp->n - 1) : 0;
-
-	for (unsigned i = 0; i < sp->n; i++)
-		rest[i] = sp->v[i] - sp->slope * sp->at[i];
-	if (sp->n)
-		sp->swing = kth_smallest(rest, (int)sp->n, (int)(sp->n - 1 - sp->n / 10)) -
-			    kth_smallest(rest, (int)sp->n, (int)(sp->n / 10));
+	for (unsigned i = from; i < to; i++)
+		for (unsigned k = i + 1; k < to; k++)
+			slopes[n++] = (v->low[k] - v->low[i]) / (v->at[k] - v->at[i]);
+	return median(slopes, n);
 }
 
-/* Robust growth over the span. */
-static double span_growth(const struct span *sp)
+/* The slope, Goodman and Kruskal's gamma, and what remains. */
+static void view_slope(struct view *v)
 {
-	return sp->slope * span_len(sp);
+	unsigned rising = 0, falling = 0, up = 0, ten = v->n / 10;
+	double rest[JUDGE_SLOTS];
+
+	v->slope = theil_sen(v, 0, v->n);
+	for (unsigned i = 0; i < v->n; i++) {
+		for (unsigned k = i + 1; k < v->n; k++) {
+			rising += v->low[k] > v->low[i];
+			falling += v->low[k] < v->low[i];
+		}
+		up += i && v->low[i] > v->low[i - 1];
+		rest[i] = v->low[i] - v->slope * v->at[i];
+	}
+	v->order = rising + falling ? ((double)rising - falling) / (rising + falling) : 0;
+	v->up = v->n > 1 ? (double)up / (v->n - 1) : 0;
+	if (v->n)
+		v->swing = kth_smallest(rest, (int)v->n, (int)(v->n - 1 - ten)) -
+			   kth_smallest(rest, (int)v->n, (int)ten);
 }
 
-/* Floors and ceilings rise from third to third by more than `least`. */
-static bool floors_rise(const struct span *sp, double least)
+/* Robust growth over all of it. */
+static double view_growth(const struct view *v)
+{
+	return v->slope * v->n_slots;
+}
+
+static bool view_rises(const struct view *v, double least)
 {
 	for (int i = 1; i < 3; i++)
-		if (third_floor(sp, i) - third_floor(sp, i - 1) <= least ||
-			third_ceil(sp, i) - third_ceil(sp, i - 1) <= least)
+		if (v->floor[i] - v->floor[i - 1] <= least || v->ceil[i] - v->ceil[i - 1] <= least)
 			return false;
 	return true;
 }
 
-static bool span_levels_off(const struct span *sp)
+static bool view_levels_off(const struct view *v)
 {
-	double c1 = third_ceil(sp, 0), c2 = third_ceil(sp, 1), c3 = third_ceil(sp, 2);
+	unsigned half = 0;
 
-	return sp->floor[5] - sp->floor[3] < LEVELLING * (sp->floor[2] - sp->floor[0]) ||
-	       c3 - c2 < LEVELLING * (c2 - c1) || sp->ceil[5] <= sp->ceil[4];
+	while (half < v->n && v->at[half] < v->n_slots / 2.0)
+		half++;
+	return theil_sen(v, half, v->n) < LEVELLING * theil_sen(v, 0, half) ||
+	       v->ceil[2] - v->ceil[1] < LEVELLING / 2 * (v->ceil[1] - v->ceil[0]) ||
+	       v->sixth[5] <= v->sixth[4];
 }
 
 /* The order of n random values has a standard deviation of sqrt(2(2n + 5) / 9n(n - 1)). */
-static bool span_by_chance(const struct span *sp)
+static bool view_by_chance(const struct view *v)
 {
-	double n = sp->n;
+	double n = v->n;
 	double sigma = n > 1 ? sqrt(2 * (2 * n + 5) / (9 * n * (n - 1))) : 1;
 
-	return sp->order < MIN(MAX(CHANCE_SIGMA * sigma, 0.3), 0.9);
+	return v->order < MIN(MAX(CHANCE_SIGMA * sigma, 0.3), 0.95);
 }
 
-/* The highest level that was held for a third of a window before the window: the floor of a
- * stretch that long, at its highest. -HUGE_VAL if there was no such stretch. */
-static double held_before(const struct track_config *c, int64_t usable_from_ms,
-	const struct series *s, const struct span *sp)
+/* The highest level that was held for a quarter of a window before the view. */
+static double held_before(const struct judge *j, unsigned k, const struct view *v)
 {
-	int64_t window = duration_ms(c->window_ms), third = MAX(window / 3, 1);
-	int64_t oldest = sp->to_ms - MIN(window, SERIES_TIME_MAX / PEAK_WINDOWS) * PEAK_WINDOWS;
-	uint32_t end = series_find(s, sp->from_ms);
+	double oldest = v->from_ms - (double)j->slot_ms * WINDOW_SLOTS * PEAK_WINDOWS;
 	double highest = -HUGE_VAL;
 
-	for (uint32_t i = series_find(s, MAX(oldest, usable_from_ms)); i < end; i++) {
-		const struct series_point *p = &s->points[i];
-		int64_t low = p->low, till = p->p.at_ms + third;
-		bool held = false;
+	for (unsigned m = MAX(k, (unsigned)HELD_TIER); m < j->n_tiers; m++) {
+		const struct judge_tier *t = &j->tiers[m];
+		double len = (double)tier_slot_ms(j, m);
 
-		for (uint32_t j = i + 1; j < end && !held; j++) {
-			if (s->points[j].flags & SERIES_GAP)
-				break;
-			low = MIN(low, s->points[j].low);
-			held = s->points[j].p.at_ms >= till;
+		for (int64_t i = t->open - tier_slots(j, m); i < t->open; i++) {
+			unsigned at = (unsigned)((uint64_t)i % JUDGE_SLOTS);
+			double held = (double)t->lows[at];
+
+			if (m > HELD_TIER)
+				held += spread_unpack(t->spreads[at]);
+			if (t->sampled & bit(i) && (double)(i + 1) * len <= v->from_ms &&
+				(double)i * len >= oldest)
+				highest = MAX(highest, held);
 		}
-		if (held)
-			highest = MAX(highest, (double)(low - sp->origin));
 	}
 	return highest;
 }
 
-/* Growth over one growth.window, which is what min_objects speaks of, whatever the span. */
-static double window_growth(const struct track_config *c, const struct span *sp)
+/* The lowest level of late: a longer tier hears of it only when its slot ends. */
+static double latest_floor(const struct judge *j)
 {
-	return sp->slope * (double)duration_ms(c->window_ms);
+	const struct judge_tier *t = j->tiers;
+
+	return t->sampled & bit(t->open - 1) ? (double)t->lows[(uint64_t)(t->open - 1) % JUDGE_SLOTS] : t->low;
 }
 
-/* Why the growth in a span is not a leak; NULL: it is one. */
-static const char *leak_refused(const struct track_config *c, int64_t usable_from_ms,
-	const struct series *s, struct span *sp)
+/* Why the growth in a view is nothing; NULL: it is growth without an end in sight. */
+static const char *refused(const struct judge *j, unsigned k, struct view *v, double least, double clear)
 {
-	if (!floors_rise(sp, 0))
-		return "not in every third of the window";
-	span_slope(sp);
-	if (window_growth(c, sp) < (double)MAX(c->min_objects, 1))
-		return "less than growth.min_objects in a window";
-	if (!floors_rise(sp, span_growth(sp) / 20))
-		return "not in every third of the window";
-	if (span_levels_off(sp))
+	if (!v->whole)
+		return "samples are missing";
+	if (!view_rises(v, 0))
+		return "no steady growth";
+	view_slope(v);
+	if (view_growth(v) < MAX(least, 1))
+		return "less than growth.min_objects";
+	if (view_growth(v) <= 2 * (double)j->bound)
+		return "no more than the levels may be off";
+	if (!view_rises(v, view_growth(v) / 20))
+		return "no steady growth";
+	if (view_levels_off(v))
 		return "levelling off";
-	if (span_by_chance(sp) || span_growth(sp) < CLEAR_LEAK * sp->swing)
+	if (view_by_chance(v) || view_growth(v) < clear * v->swing)
 		return "not clear of the usual ups and downs yet";
-	if (third_floor(sp, 2) <= held_before(c, usable_from_ms, s, sp) + span_growth(sp) / 3)
+	if (v->floor[2] <= held_before(j, k, v) + view_growth(v) / 3)
 		return "it has been as high before";
+	if (latest_floor(j) < v->floor[1])
+		return "it has gone back";
+	if (j->plateau && v->ceil[2] + (double)j->origin <= PLATEAU_ROOM * (double)j->plateau)
+		return "as it grew after earlier starts of this service";
 	return NULL;
-}
-
-static double confidence(const struct span *sp)
-{
-	double order = MAX(sp->order, 0), rising = 0;
-
-	for (unsigned i = 1; i < PARTS; i++)
-		rising += sp->floor[i] > sp->floor[i - 1];
-	rising /= PARTS - 1;
-	return order * (0.5 + 0.5 * rising) * sp->n / sp->n_slots;
 }
 
 /* ---- words ------------------------------------------------------------------------------- */
@@ -321,10 +434,9 @@ static const char *number(char buf[NUMBER_MAX], double v)
 	return buf;
 }
 
-static const char *duration(char buf[NUMBER_MAX], int64_t ms)
+static const char *duration(char buf[NUMBER_MAX], double ms)
 {
-	return format_duration(
-		buf, NUMBER_MAX, (uint64_t)MIN(ms, SERIES_TIME_MAX / 1000) * 1000000);
+	return format_duration(buf, NUMBER_MAX, (uint64_t)MIN(ms, 1e12) * 1000000);
 }
 
 static void set_none(struct track_verdict *v, const char *reason)
@@ -333,208 +445,293 @@ static void set_none(struct track_verdict *v, const char *reason)
 	v->first_seen_ms = 0;
 	v->delta = 0;
 	v->rate_per_hour = v->confidence = 0;
-	snprintf(v->reason, sizeof(v->reason), "%s", reason);
+	v->reason = reason;
 }
 
-/* What the span says goes into the verdict; the sentence so far into *v->reason. */
-static void set_growth(struct track_verdict *v, const struct span *sp)
+static double confidence(const struct view *v, bool leak)
+{
+	double clear = view_growth(v) / MAX(v->swing, view_growth(v) / 100);
+	double c = MAX(v->order, 0) * (1 - 0.8 / (1 + clear));
+
+	return (leak ? 1 : 0.5) * c * MIN(1, 0.5 + v->n / 24.0);
+}
+
+/* What the view says goes into the verdict, with the sentence. */
+static void set_growth(struct judge *j, struct track_verdict *v, enum track_verdict_kind kind,
+	const struct view *w, int64_t now, const char *more)
 {
 	char delta[NUMBER_MAX], rate[NUMBER_MAX], len[NUMBER_MAX], up[NUMBER_MAX] = "";
-	double growth = sp->fell ? span_growth(sp) : sp->last - sp->v[0];
+	double growth = MAX(MIN(view_growth(w), (double)SERIES_LEVEL_MAX), -(double)SERIES_LEVEL_MAX);
 
-	growth = MAX(MIN(growth, (double)SERIES_LEVEL_MAX), -(double)SERIES_LEVEL_MAX);
+	if (!j->words)
+		j->words = malloc(WORDS);
+	if (v->kind == TRACK_NONE)
+		v->first_seen_ms = now;
+	v->kind = kind;
 	v->delta = llround(growth);
-	v->rate_per_hour = sp->slope * MS_PER_HOUR;
-	v->confidence = confidence(sp);
-	if (sp->up >= 0.5) /* leaks in few big steps stand still most of the time */
-		snprintf(up, sizeof(up), ", %.0f %% of steps upward", floor(sp->up * 100));
-	snprintf(v->reason, sizeof(v->reason), "grew by %s in %s (%s an hour)%s%s",
-		number(delta, growth), duration(len, sp->to_ms - sp->from_ms),
-		number(rate, v->rate_per_hour), sp->fell ? "" : " without once falling back", up);
-}
-
-static void add_reason(struct track_verdict *v, const char *more)
-{
-	size_t n = strlen(v->reason);
-
-	snprintf(v->reason + n, sizeof(v->reason) - n, "; %s", more);
+	v->rate_per_hour = w->slope / w->slot_ms * MS_PER_HOUR;
+	v->confidence = confidence(w, kind == TRACK_LEAK);
+	v->reason = j->words ? j->words : "it grows";
+	if (!j->words)
+		return;
+	if (w->up >= 0.5) /* leaks in few big steps stand still most of the time */
+		snprintf(up, sizeof(up), ", %.0f %% of steps upward", floor(w->up * 100));
+	snprintf(j->words, WORDS, "grew by %s in %s (%s an hour)%s%s%s%s%s", number(delta, growth),
+		duration(len, w->n_slots * w->slot_ms), number(rate, v->rate_per_hour),
+		w->fell ? "" : " without once falling back", up,
+		j->known_leak ? "; it leaked before the last restart as well" : "", more ? "; " : "",
+		more ? more : "");
 }
 
 /* ---- the verdict ------------------------------------------------------------------------- */
 
-static int64_t scale_len(const struct track_config *c, unsigned scale)
+static double min_objects(const struct track_config *c)
 {
-	return MAX(MIN(duration_ms(c->window_ms), SERIES_TIME_MAX >> JUDGE_SCALES), 2) << scale;
+	return (double)MAX(c->min_objects, 1);
 }
 
-/* A leak that was seen goes on: the slope is above half of what it takes, and less than half of
- * what has grown since is gone. */
-static bool leak_goes_on(const struct track_config *c, const struct series *s,
-	const struct span *sp, struct judge_state *state)
+/* A leak that was seen goes on. */
+static bool leak_goes_on(struct judge *j, const struct track_config *c, const struct view *v)
 {
-	int64_t floor1 = sp->origin + (int64_t)third_floor(sp, 0);
-	int64_t floor3 = sp->origin + (int64_t)third_floor(sp, 2);
+	double growth = view_growth(v);
 
-	if (state->frame != s->frame) { /* what was kept speaks of other levels */
-		state->frame = s->frame;
-		state->base = floor1;
-		state->top = floor3;
-	}
-	state->top = MAX(state->top, floor3);
-	return window_growth(c, sp) >= (double)MAX(c->min_objects, 1) / 2 &&
-	       floor3 >= state->base + (state->top - state->base) / 2;
+	j->top = MAX(j->top, v->floor[2]);
+	return growth >= min_objects(c) / 2 &&
+	       MIN(v->floor[2], latest_floor(j)) >= j->base + (j->top - j->base) / 2 &&
+	       MAX(v->floor[2] - v->floor[1], v->ceil[2] - v->ceil[1]) >= STANDING * growth / 3;
 }
 
-/* sp is half a window, or a whole one that is no leak (yet). */
-static bool is_watch(const struct track_config *c, struct span *sp, bool already)
+static void start_leak(struct judge *j, unsigned tier, const struct view *v)
 {
-	double min = (double)MAX(c->min_objects, 1) / 2;
-
-	if (already) {
-		span_slope(sp);
-		return span_growth(sp) >= min / 2 && sp->last > sp->v[0];
-	}
-	if (!floors_rise(sp, 0))
-		return false;
-	span_slope(sp);
-	return span_growth(sp) >= min && floors_rise(sp, span_growth(sp) / 20) &&
-	       !span_by_chance(sp) && span_growth(sp) >= CLEAR_WATCH * sp->swing;
+	j->tier = (uint8_t)tier;
+	j->base = v->floor[0];
+	j->top = v->floor[2];
 }
 
-static void set_kind(struct track_verdict *v, enum track_verdict_kind kind, int64_t now)
+/* Looks for a leak in the tiers below `to` of which a slot has ended. Why not, of the shortest, goes to
+ * *ret_refused; NULL: it is too early to say. */
+static bool find_leak(struct judge *j, const struct track_config *c, unsigned ended, unsigned to,
+	struct view *v, unsigned *ret_tier, const char **ret_refused)
 {
-	if (v->kind == TRACK_NONE)
-		v->first_seen_ms = now;
-	v->kind = kind;
-}
-
-static void set_watch(struct track_verdict *v, const struct span *sp, const char *why)
-{
-	set_kind(v, TRACK_WATCH, sp->to_ms);
-	set_growth(v, sp);
-	v->confidence /= 2;
-	add_reason(v, why);
-}
-
-/* Looks for a leak in windows of scales from..to-1, the shortest first. True: found, in *sp. The
- * reason why it is none in the shortest goes to *ret_refused (NULL: too early to say). */
-static bool find_leak(const struct track_config *c, int64_t usable_from_ms, int64_t seen_ms,
-	const struct series *s, struct judge_state *state, unsigned to, struct span *sp,
-	unsigned *ret_scale, const char **ret_refused)
-{
-	int64_t now = series_last(s)->p.at_ms;
-
 	*ret_refused = NULL;
-	for (unsigned scale = 0; scale < to; scale++) {
-		int64_t len = scale_len(c, scale);
-		const char *refused;
+	for (unsigned k = 0; k < MIN(to, j->n_tiers); k++) {
+		unsigned have = tier_slots(j, k);
+		/* What leaked in an earlier life needs no more than the window. */
+		unsigned least = k ? TIER_LEAST : j->known_leak ? WINDOW_SLOTS : JUDGE_SLOTS;
+		const char *why;
 
-		if (now - seen_ms < len)
-			break;
-		/* A long window changes slowly: looking once a slot is enough. */
-		if (scale > 0 && now - state->looked_ms[scale] < len / SLOTS_MAX)
+		if (!(ended & 1U << k) || have < least)
 			continue;
-		state->looked_ms[scale] = now;
-		span_fill(sp, c, s, now - len, now);
-		refused =
-			sp->whole ? leak_refused(c, usable_from_ms, s, sp) : "samples are missing";
-		if (!refused) {
-			*ret_scale = scale;
-			return true;
+		for (unsigned n = have; n >= least; n = n > least ? least : 0) {
+			view_fill(v, j, k, n);
+			why = refused(j, k, v, min_objects(c), CLEAR_LEAK);
+			if (!why) {
+				*ret_tier = k;
+				return true;
+			}
 		}
-		if (scale == 0)
-			*ret_refused = refused;
+		if (!k)
+			*ret_refused = why;
 	}
 	return false;
 }
 
-static void start_leak(
-	struct judge_state *state, const struct series *s, const struct span *sp, unsigned scale)
+static bool is_watch(struct judge *j, const struct track_config *c, struct view *v, bool already,
+	const char **ret_refused)
 {
-	state->base = sp->origin + (int64_t)third_floor(sp, 0);
-	state->top = sp->origin + (int64_t)third_floor(sp, 2);
-	state->frame = s->frame;
-	state->scale = scale;
+	view_fill(v, j, 0, WINDOW_SLOTS);
+	if (!already) {
+		*ret_refused = refused(j, 0, v, min_objects(c) / 2, CLEAR_WATCH);
+		return !*ret_refused;
+	}
+	*ret_refused = v->whole ? "no steady growth" : NULL;
+	if (!v->whole)
+		return true;
+	view_slope(v);
+	return view_growth(v) >= min_objects(c) / 4 && v->floor[2] > v->floor[0];
 }
 
-void judge(const struct track_config *c, int64_t usable_from_ms, const struct series *s,
-	struct judge_state *state, struct track_verdict *v)
+static void judge_slots(
+	struct judge *j, const struct track_config *c, unsigned ended, int64_t now, struct track_verdict *v)
+{
+	const char *why, *why_no_leak;
+	char buf[NUMBER_MAX], more[64];
+	unsigned tier;
+	struct view w;
+
+	if (v->kind == TRACK_LEAK) {
+		unsigned n = MIN(tier_slots(j, j->tier), JUDGE_SLOTS);
+		struct view part;
+
+		if (n < TIER_LEAST)
+			return; /* after a restart of the counters what was found stays until refuted */
+		view_fill(&w, j, j->tier, n);
+		if (!w.whole)
+			return;
+		view_slope(&w);
+		if (j->rebuilt)
+			start_leak(j, j->tier, &w);
+		j->rebuilt = false;
+		if (leak_goes_on(j, c, &w)) {
+			/* What a longer tier found shows in a shorter one later, and ends there. */
+			if (j->tier && find_leak(j, c, ended, j->tier, &part, &tier, &why)) {
+				start_leak(j, tier, &part);
+				w = part;
+			}
+			set_growth(j, v, TRACK_LEAK, &w, now, NULL);
+			return;
+		}
+		set_none(v, "no longer growing");
+	}
+	if (find_leak(j, c, ended, JUDGE_TIERS, &w, &tier, &why_no_leak)) {
+		start_leak(j, tier, &w);
+		j->rebuilt = false;
+		set_growth(j, v, TRACK_LEAK, &w, now, NULL);
+		return;
+	}
+	if (tier_slots(j, 0) < WINDOW_SLOTS) {
+		if (v->kind == TRACK_NONE)
+			set_none(v, "not observed for a window yet");
+		return;
+	}
+	if (!is_watch(j, c, &w, v->kind == TRACK_WATCH, &why)) {
+		set_none(v, why);
+		return;
+	}
+	if (!w.whole)
+		return;
+	if (!why_no_leak) {
+		snprintf(more, sizeof(more), "a leak if it goes on for %s more",
+			duration(buf, (double)j->slot_ms * (JUDGE_SLOTS - WINDOW_SLOTS)));
+		why_no_leak = more;
+	}
+	set_growth(j, v, TRACK_WATCH, &w, now, why_no_leak);
+}
+
+void judge(struct judge *j, const struct track_config *c, int64_t usable_from_ms, const struct series *s,
+	double bound, struct track_verdict *v)
 {
 	const struct series_point *last = series_last(s);
-	int64_t window = scale_len(c, 0), now, seen;
-	const char *refused = NULL;
-	char buf[NUMBER_MAX], more[64];
-	struct span sp, part;
-	unsigned scale;
+	int64_t window = (int64_t)MIN(c->window_ms, (uint64_t)SERIES_TIME_MAX >> 12);
+	int64_t slot_ms = MAX(window / WINDOW_SLOTS, 1);
+	unsigned ended = 0;
 
 	if (!last)
 		return;
 	v->count = last->p.count;
-	now = last->p.at_ms;
-	if (now < usable_from_ms) {
+	j->bound = (float)MAX(bound, (double)j->bound * BOUND_FADE);
+	if (last->p.at_ms < usable_from_ms) {
 		set_none(v, "warming up");
 		return;
 	}
-	seen = MAX(usable_from_ms, s->points[s->epoch].p.at_ms);
-	if (now - seen < window / 2) {
-		/* After a restart of the counters what was found stays until it is refuted. */
+	if (!s->moved && !j->tiers) {
 		if (v->kind == TRACK_NONE)
-			set_none(v, "not observed for half a window yet");
+			v->reason = "steady";
 		return;
 	}
+	if (j->slot_ms != slot_ms || j->from_ms != usable_from_ms || j->frame != s->frame || !j->tiers) {
+		j->slot_ms = slot_ms;
+		j->from_ms = usable_from_ms;
+		rebuild(j, s);
+		ended = (1U << JUDGE_TIERS) - 1;
+	} else {
+		ended = put_point(j, last);
+	}
+	if (ended)
+		judge_slots(j, c, ended, last->p.at_ms, v);
+}
 
-	if (v->kind == TRACK_LEAK) {
-		int64_t len = scale_len(c, state->scale);
+/* ---- kept elsewhere ------------------------------------------------------------------------ */
 
-		if (now - seen < len)
-			return;
-		span_fill(&sp, c, s, now - len, now);
-		if (!sp.whole)
-			return;
-		span_slope(&sp);
-		if (leak_goes_on(c, s, &sp, state)) {
-			/* What a longer window found shows in a shorter one later, and ends there. */
-			if (state->scale && find_leak(c, usable_from_ms, seen, s, state,
-						    state->scale, &part, &scale, &refused)) {
-				start_leak(state, s, &part, scale);
-				sp = part;
-			}
-			set_growth(v, &sp);
-			return;
-		}
-		set_none(v, "");
-	} else if (find_leak(c, usable_from_ms, seen, s, state, JUDGE_SCALES, &sp, &scale,
-			   &refused)) {
-		set_kind(v, TRACK_LEAK, now);
-		set_growth(v, &sp);
-		start_leak(state, s, &sp, scale);
-		return;
-	}
+struct saved {
+	uint8_t version, n_tiers, tier, kind;
+	uint32_t tier_size;
+	int64_t origin, slot_ms, from_ms, first_seen_ms;
+	double base, top;
+};
+#define SAVED_VERSION 1
 
-	span_fill(&part, c, s, now - window / 2, now);
-	if (!part.whole) {
-		if (v->kind == TRACK_NONE)
-			set_none(v, "samples are missing");
-		return;
+size_t judge_save(const struct judge *j, const struct track_verdict *v, uint8_t *buf, size_t size)
+{
+	struct saved head = {SAVED_VERSION, j->n_tiers, j->tier, (uint8_t)v->kind,
+		sizeof(struct judge_tier), j->origin, j->slot_ms, j->from_ms, v->first_seen_ms, j->base,
+		j->top};
+	size_t n = j->n_tiers * sizeof(struct judge_tier);
+
+	if (size < sizeof(head) + n)
+		return 0;
+	memcpy(buf, &head, sizeof(head));
+	if (n)
+		memcpy(buf + sizeof(head), j->tiers, n);
+	return sizeof(head) + n;
+}
+
+static bool tier_sane(const struct judge_tier *t, int64_t newest)
+{
+	bool sane = t->first >= 0 && t->first <= t->open + 1 && t->open <= newest && isfinite(t->low) &&
+		    isfinite(t->high);
+
+	for (unsigned i = 0; i < JUDGE_SLOTS; i++)
+		sane &= isfinite(t->lows[i]) && isfinite(spread_unpack(t->spreads[i]));
+	return sane;
+}
+
+int judge_load(struct judge *j, const struct series *s, struct track_verdict *v, const uint8_t *buf, size_t n)
+{
+	const struct series_point *last = series_last(s);
+	_cleanup_free_ struct judge_tier *tiers = NULL;
+	struct saved head;
+	bool sane;
+
+	if (n < sizeof(head) || !last)
+		return -EBADMSG;
+	memcpy(&head, buf, sizeof(head));
+	sane = head.version == SAVED_VERSION && head.tier_size == sizeof(*tiers) &&
+	       head.n_tiers <= JUDGE_TIERS && n == sizeof(head) + head.n_tiers * sizeof(*tiers) &&
+	       head.tier < JUDGE_TIERS && head.kind <= TRACK_LEAK && isfinite(head.base) &&
+	       isfinite(head.top) && (!head.n_tiers || head.slot_ms > 0) &&
+	       head.origin <= SERIES_LEVEL_MAX && head.origin >= -SERIES_LEVEL_MAX;
+	if (!sane)
+		return -EBADMSG;
+	if (head.n_tiers) {
+		tiers = calloc(head.n_tiers, sizeof(*tiers));
+		if (!tiers)
+			return -ENOMEM;
+		memcpy(tiers, buf + sizeof(head), head.n_tiers * sizeof(*tiers));
 	}
-	if (is_watch(c, &part, v->kind == TRACK_WATCH)) {
-		if (!refused) {
-			snprintf(more, sizeof(more), "a leak if it goes on for %s",
-				duration(buf, window));
-			refused = more;
-		}
-		set_watch(v, &part, refused);
-		return;
+	for (unsigned k = 0; k < head.n_tiers; k++) {
+		/* A bool may only be read when it is one. */
+		memset(&tiers[k].any, 0, sizeof(tiers[k].any) + sizeof(tiers[k].open_fell));
+		tiers[k].any = true;
+		if (!tier_sane(&tiers[k], last->p.at_ms / head.slot_ms >> (TIER_SHIFT * k)))
+			return -EBADMSG;
 	}
-	/* Half a window may be too little of something slow. */
-	if (now - seen >= window) {
-		span_fill(&sp, c, s, now - window, now);
-		if (sp.whole && is_watch(c, &sp, v->kind == TRACK_WATCH)) {
-			set_watch(v, &sp, refused ? refused : "not yet confirmed");
-			return;
-		}
+	j->n_tiers = head.n_tiers;
+	j->tier = head.tier;
+	j->frame = s->frame;
+	j->origin = head.origin;
+	j->slot_ms = head.slot_ms;
+	j->from_ms = head.from_ms;
+	j->base = head.base;
+	j->top = head.top;
+	j->tiers = TAKE_PTR(tiers);
+	if (head.kind != TRACK_NONE) {
+		v->kind = (enum track_verdict_kind)head.kind;
+		v->first_seen_ms = head.first_seen_ms;
+		v->reason = "found before the daemon was restarted";
 	}
-	set_none(v, part.floor[0] == part.ceil[PARTS - 1] ? "steady" : "no steady growth");
-	v->delta = (int64_t)(part.last - part.v[0]);
-	v->rate_per_hour = part.slope * MS_PER_HOUR;
+	return 0;
+}
+
+int64_t judge_plateau(const struct judge *j)
+{
+	const struct judge_tier *t = j->tiers;
+	double highest = -HUGE_VAL;
+
+	if (!t || tier_slots(j, 0) < JUDGE_SLOTS)
+		return TRACK_UNKNOWN;
+	for (int64_t i = t->open - JUDGE_SLOTS; i < t->open; i++)
+		if (t->sampled & bit(i))
+			highest = MAX(highest, (double)t->lows[(uint64_t)i % JUDGE_SLOTS]);
+	return isfinite(highest) ? j->origin + (int64_t)highest : TRACK_UNKNOWN;
 }

@@ -1,44 +1,81 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The verdict on one series.
+ * The verdict on one type, streaming, in memory of a fixed size.
  *
- * A stretch of time is cut into at most 60 slots; each slot's value is the lowest level in it, so
- * that short spikes do not count. Growth is judged by floors (lowest slot of a third) and ceilings
- * (highest slot of a third):
+ * Time is cut into slots of a sixteenth of growth.window, of each the lowest and the highest level are
+ * kept; four slots make one of the next tier, whose slots are four times as long, and so on: five
+ * tiers of 24 slots look back over 1.5, 6, 24, 96 and 384 windows. (Of slots longer than a quarter of
+ * a window the highest level that was held for so long is kept, in place of the highest.) Growth is judged by floors (the
+ * lowest level of a slot, so that short spikes and what waits for the collector do not count) and
+ * ceilings. When a slot ends, that tier is looked at:
  *
- *   leak    after the warm-up, over a full window: floors and ceilings rise from third to third;
- *           the robust slope (Theil-Sen, the median over all pairs of slots) times growth.window is
- *           at least min_objects; the second half rises at least half as much as the first, and the
- *           last sixth is above the fifth (a plateau fails here); the growth is four times the
- *           swing around the line or more (saw-teeth, waves and wandering levels fail here); and
- *           the floor of the last third is above everything that was held for a third of a window
- *           within the last 48 windows (a cycle longer than the window fails here, its first rise
- *           excepted: nobody can tell that from a leak).
- *           Where the swing hides the growth, the same is asked of two, four, eight and sixteen
- *           windows: the more a type swings, the longer it takes to be sure.
- *   watch   over the last half window, or a whole one: floors and ceilings rise, by half of
- *           min_objects and twice the swing or more.
+ *   leak    over one and a half windows (twelve to 24 slots of the longer tiers): floors and ceilings
+ *           rise from third to third; the robust slope (Theil-Sen, the median over all pairs of slots)
+ *           comes to growth.min_objects or more in that time, and to more than twice what the levels
+ *           may be off; the slope of the second half is at least six tenths of that of the first, and
+ *           the last sixth is above the fifth (a plateau fails here); the order of the slots is not
+ *           chance (Mann-Kendall); the growth is four times the swing around the line or more
+ *           (saw-teeth, waves and wandering levels fail here); and the floor of the last third is above
+ *           everything that was held within the last 48 windows (a cycle longer than that fails here,
+ *           its first rise excepted: nobody can tell that from a leak).
+ *           So a type that swings, or that grows slowly, takes longer: until growth.min_objects have
+ *           come, clear of the noise, in one of the tiers.
+ *   watch   the same over one window, by half of min_objects and twice the swing.
  *
- * Both have hysteresis. A leak ends when its slope falls under half of min_objects a window, or
- * when half of what had grown since is gone again; a watch at half of its own threshold.
+ * Both have hysteresis. A leak ends when its slope falls under half of what it takes, when the last
+ * third of the time it is judged by did not grow, or when half of what had grown since is gone
+ * again; a watch at half of its own threshold.
+ *
+ * Only slots in which there were samples are looked at. Where these come seldom and irregularly (a
+ * busy target within its budget), five of them and no hole longer than a quarter of the time are
+ * enough, if they say it clearly; else nothing is said.
  */
 #ifndef PYLEAK_TRACK_JUDGE_H
 #define PYLEAK_TRACK_JUDGE_H
 
 #include "daemon/track/series.h"
 
-#define JUDGE_SCALES 5 /* one, two, four, eight, sixteen windows */
+#define JUDGE_SLOTS 24
+#define JUDGE_TIERS 5
 
-struct judge_state {  /* what hysteresis needs to remember; zero is: nothing seen */
-	int64_t base; /* floor the growth of a leak began at, and the highest floor since */
-	int64_t top;
-	uint32_t frame; /* of the series, in which they are */
-	unsigned scale; /* of the window the leak was found in */
-	int64_t looked_ms[JUDGE_SCALES];
+struct judge_tier {
+	int64_t first, open;     /* slot of the first sample, and of the last: time / length of a slot */
+	double low, high;        /* of the open one */
+	float lows[JUDGE_SLOTS]; /* of slot i at i % JUDGE_SLOTS, relative to `origin` */
+	uint16_t spreads[JUDGE_SLOTS]; /* high - low, see spread_pack() */
+	uint32_t sampled, fell;  /* of slot i bit i % JUDGE_SLOTS: there were samples; a level fell */
+	bool any, open_fell;
 };
 
-/* usable_from_ms: end of the warm-up. *v is the verdict so far and becomes the new one. */
-void judge(const struct track_config *c, int64_t usable_from_ms, const struct series *s,
-	struct judge_state *state, struct track_verdict *v);
+struct judge {       /* zero is: nothing seen */
+	struct judge_tier *tiers; /* NULL: nothing has ever moved */
+	uint8_t n_tiers;
+	uint8_t tier;     /* in which the leak was found */
+	bool rebuilt;
+	uint32_t frame;   /* of the series, in which levels are */
+	int64_t origin;
+	int64_t slot_ms;  /* of the first tier */
+	int64_t from_ms;  /* what came before is not looked at */
+	double base, top; /* floor the growth of a leak began at, and the highest floor since */
+	float bound;      /* how far levels may be off, of late */
+	char *words;      /* of a verdict */
+	int64_t plateau;  /* expected: below this is what the service always grew to */
+	bool known_leak;  /* expected: it leaked in an earlier life */
+};
+
+void judge_release(struct judge *j);
+
+/* After a sample has been added to the series. usable_from_ms: end of the warm-up; bound: how far the
+ * level may be off. *v is the verdict so far and becomes the new one. */
+void judge(struct judge *j, const struct track_config *c, int64_t usable_from_ms, const struct series *s,
+	double bound, struct track_verdict *v);
+
+/* The tiers and the verdict as bytes; judge_load() is for the same series: -EBADMSG where they cannot be its. */
+size_t judge_save(const struct judge *j, const struct track_verdict *v, uint8_t *buf, size_t size);
+int judge_load(struct judge *j, const struct series *s, struct track_verdict *v, const uint8_t *buf, size_t n);
+
+/* The level that was held at the end of its life: highest floor of the last window and a half, or
+ * TRACK_UNKNOWN. */
+int64_t judge_plateau(const struct judge *j);
 
 #endif

@@ -18,7 +18,7 @@ struct track_type {
 	uint64_t key;
 	char *name;
 	struct series series;
-	struct judge_state judge;
+	struct judge judge;
 	struct track_verdict verdict;
 	uint64_t interval_ms; /* for writing out runs of equal samples */
 };
@@ -74,6 +74,7 @@ static void type_free(struct track_type *ty)
 	if (!ty)
 		return;
 	series_release(&ty->series);
+	judge_release(&ty->judge);
 	free(ty->name);
 	free(ty);
 }
@@ -116,6 +117,7 @@ struct track_type *track_type_get(struct track *t, uint64_t key, const char *nam
 		return NULL;
 	}
 	ty->verdict.count = TRACK_UNKNOWN;
+	ty->verdict.reason = "";
 	ty->next = t->first;
 	if (t->first)
 		t->first->prev = ty;
@@ -168,7 +170,7 @@ bool track_sample(struct track *t, struct track_type *ty, const struct track_poi
 	ty->interval_ms = MAX(t->config.interval_ms, 1);
 	if (series_add(&ty->series, p, ty->interval_ms))
 		return false; /* no memory for a first point: the type stays unjudged */
-	judge(&t->config, usable_from(t), &ty->series, &ty->judge, &ty->verdict);
+	judge(&ty->judge, &t->config, usable_from(t), &ty->series, (double)MAX(p->bound, 0), &ty->verdict);
 	return ty->verdict.kind != was;
 }
 
@@ -179,26 +181,27 @@ const struct track_verdict *track_type_verdict(const struct track_type *ty)
 
 bool track_type_growth(const struct track_type *ty, int64_t since_ms, struct track_growth *ret)
 {
-	const struct series *s = &ty->series;
-	const struct series_point *last = series_last(s), *p;
+	struct series_point points[TRACK_POINTS];
+	uint32_t n = series_points(&ty->series, points), epoch = series_epoch(points, n);
+	const struct series_point *last = series_last(&ty->series), *p;
 	int64_t peak = 0, at = 0;
 
-	if (!last || s->n - s->epoch < 2)
+	if (n - epoch < 2)
 		return false;
-	for (uint32_t i = s->epoch; i < s->n; i++) {
+	for (uint32_t i = epoch; i < n; i++) {
 		int64_t point_at, level;
 
-		p = &s->points[i];
+		p = &points[i];
 		point_at = p->p.at_ms;
-		if (i > s->epoch && point_at > since_ms) {
+		if (i > epoch && point_at > since_ms) {
 			/* A run of equal samples that began before: its level was there at `since`. */
 			if (!(p->flags & SERIES_FLAT) || p[-1].p.at_ms >= since_ms)
 				break;
 			point_at = since_ms;
 		}
 		/* A thinned point's peak lies anywhere up to the next one: not surely before `since`. */
-		level = i + 1 < s->n && p[1].p.at_ms <= since_ms ? p->peak : p->level;
-		if (i == s->epoch || level >= peak) {
+		level = i + 1 < n && p[1].p.at_ms <= since_ms ? p->peak : p->level;
+		if (i == epoch || level >= peak) {
 			peak = level;
 			at = point_at;
 		}
@@ -212,6 +215,57 @@ bool track_type_growth(const struct track_type *ty, int64_t since_ms, struct tra
 				     ? (double)ret->delta * 3600000.0 / (double)(last->p.at_ms - at)
 				     : 0;
 	return true;
+}
+
+void track_type_expect(struct track_type *ty, const struct track_expectation *e)
+{
+	ty->judge.plateau = MAX(MIN(e->plateau, SERIES_LEVEL_MAX), 0);
+	ty->judge.known_leak = e->leaked;
+}
+
+bool track_type_learned(const struct track_type *ty, struct track_expectation *ret)
+{
+	int64_t plateau;
+
+	*ret = (struct track_expectation){.leaked = ty->verdict.kind == TRACK_LEAK};
+	if (ret->leaked)
+		return true;
+	plateau = judge_plateau(&ty->judge);
+	if (plateau == TRACK_UNKNOWN || !ty->series.base_known || ty->verdict.kind != TRACK_NONE)
+		return false;
+	ret->plateau = MAX(plateau, 0);
+	return true;
+}
+
+size_t track_type_save(const struct track_type *ty, uint8_t *buf, size_t size)
+{
+	uint32_t head[2]; /* bytes of the series, of the judge */
+
+	if (size < sizeof(head) || !ty->series.n)
+		return 0;
+	head[0] = (uint32_t)series_save(&ty->series, buf + sizeof(head), size - sizeof(head));
+	head[1] = (uint32_t)judge_save(&ty->judge, &ty->verdict, buf + sizeof(head) + head[0],
+		size - sizeof(head) - head[0]);
+	memcpy(buf, head, sizeof(head));
+	return head[0] && head[1] ? sizeof(head) + head[0] + head[1] : 0;
+}
+
+int track_type_load(struct track_type *ty, const uint8_t *buf, size_t n)
+{
+	uint32_t head[2];
+	int r;
+
+	if (ty->series.n || n < sizeof(head))
+		return -EBADMSG;
+	memcpy(head, buf, sizeof(head));
+	if (head[0] > n - sizeof(head) || head[1] != n - sizeof(head) - head[0])
+		return -EBADMSG;
+	r = series_load(&ty->series, buf + sizeof(head), head[0]);
+	if (!r)
+		r = judge_load(&ty->judge, &ty->series, &ty->verdict, buf + sizeof(head) + head[0], head[1]);
+	if (r)
+		series_release(&ty->series);
+	return r;
 }
 
 struct history {
@@ -244,7 +298,8 @@ static int history_add(struct history *h, const struct track_point *p, int64_t a
 int track_type_history(const struct track_type *ty, int64_t since_ms, uint64_t step_ms,
 	struct track_point **ret, size_t *ret_n)
 {
-	const struct series *s = &ty->series;
+	struct series_point points[TRACK_POINTS];
+	uint32_t n = series_points(&ty->series, points);
 	struct history h = {.since_ms = since_ms, .step_ms = step_ms};
 	/* Equal samples came at this distance; only where they stand in the series was left out. */
 	int64_t every =
@@ -252,8 +307,8 @@ int track_type_history(const struct track_type *ty, int64_t since_ms, uint64_t s
 	int r = 0;
 
 	/* From the newest back, so that the newest is always there. */
-	for (uint32_t i = s->n; i-- > 0 && !r && h.n < HISTORY_POINTS_MAX;) {
-		const struct series_point *p = &s->points[i];
+	for (uint32_t i = n; i-- > 0 && !r && h.n < HISTORY_POINTS_MAX;) {
+		const struct series_point *p = &points[i];
 		int64_t at = p->p.at_ms;
 
 		r = history_add(&h, &p->p, at);

@@ -16,13 +16,13 @@
 #include <stdint.h>
 
 #define TRACK_UNKNOWN INT64_MIN
-#define TRACK_POINTS  512 /* kept per type; the newer half whole, the older thinner with age */
+#define TRACK_POINTS  160 /* kept per type at the most; the newer half whole, the older thinner with age */
 
 struct track_config {
 	uint64_t interval_ms; /* how often samples come */
 	uint64_t warmup_ms;   /* after the target's start: nothing is judged */
 	uint64_t window_ms;   /* growth must last this long to be a verdict */
-	uint64_t min_objects; /* growth over the window below this: no verdict */
+	uint64_t min_objects; /* less growth in all, however long it took: no verdict */
 };
 
 enum track_quality {
@@ -43,6 +43,7 @@ struct track_point {
 	int64_t at_ms;
 	int64_t count;           /* or TRACK_UNKNOWN */
 	uint64_t births, deaths; /* since attach */
+	int64_t bound;           /* how far count may be off; 0: not at all, or not known */
 };
 
 struct track_verdict {
@@ -52,7 +53,7 @@ struct track_verdict {
 	int64_t delta;         /* growth over the time that `reason` names: a window, or several */
 	double rate_per_hour;  /* robust slope; 0 where nothing moves */
 	double confidence;     /* 0..1 */
-	char reason[256];      /* one sentence a person believes */
+	const char *reason;    /* one sentence a person believes; valid until the next sample */
 };
 
 struct track;      /* one target */
@@ -89,6 +90,23 @@ bool track_type_growth(const struct track_type *ty, int64_t since_ms, struct tra
  * *ret is malloc'ed. -ENOMEM. */
 int track_type_history(const struct track_type *ty, int64_t since_ms, uint64_t step_ms,
 	struct track_point **ret, size_t *ret_n);
+
+/* What earlier lives of the service have shown of the type: the level it came to rest at (0: none
+ * known), up to which growth is no news; and that it leaked. */
+struct track_expectation {
+	int64_t plateau;
+	bool leaked;
+};
+void track_type_expect(struct track_type *ty, const struct track_expectation *e);
+/* What this life has shown; false: too little. */
+bool track_type_learned(const struct track_type *ty, struct track_expectation *ret);
+
+/* All that is known of a type, so that it outlives the daemon: at most TRACK_SAVED_MAX bytes; their
+ * number, 0: nothing. track_type_load() is for a type without samples; what it is given may be
+ * anything: -EBADMSG, and the type is as new. */
+#define TRACK_SAVED_MAX 4096
+size_t track_type_save(const struct track_type *ty, uint8_t *buf, size_t size);
+int track_type_load(struct track_type *ty, const uint8_t *buf, size_t n);
 
 /* Iterates: start with NULL, in no special order. */
 struct track_type *track_next(struct track *t, struct track_type *prev);

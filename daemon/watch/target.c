@@ -79,7 +79,7 @@ static void take_levels(struct target *t, int64_t at_ms)
 		if (!ty->track)
 			continue;
 		target_type_flow(ty, &p.births, &p.deaths);
-		p.count = target_type_level(t, ty, NULL);
+		p.count = target_type_level(t, ty, &p.bound);
 		/* Births less deaths say nothing where they are seen in windows only. */
 		if (p.count != TRACK_UNKNOWN || target_counts_all(t))
 			track_sample(t->track, ty->track, &p);
