@@ -32,3 +32,4 @@ MODULES_fuzz_blocks := util python
 MODULES_test_governor := util budget
 MODULES_test_cause := util track
 MODULES_test_pace := util budget
+MODULES_test_judge_sim := util track
