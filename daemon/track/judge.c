@@ -12,18 +12,19 @@
 #define WINDOW_SLOTS  16 /* of the first tier in a growth.window */
 #define HELD_TIER     1  /* its floors were held: they are the ceilings of all longer tiers */
 #define TIER_SHIFT    2  /* four slots make one of the next tier */
-#define TIER_LEAST    12 /* slots that a longer tier must have */
+#define TIER_LEAST    8  /* slots that a longer tier must have: two windows of the second */
 #define PAIRS_MAX     (JUDGE_SLOTS * (JUDGE_SLOTS - 1) / 2)
 #define SAMPLED_LEAST 5  /* slots with samples */
 #define HOLE          4  /* no longer time without samples than a quarter */
 #define PEAK_WINDOWS  48 /* a day at the default window: a daily cycle meets yesterday's peak */
 #define LEVELLING     0.6 /* a rise below this share of the one before is levelling off */
 #define CHANCE_SIGMA  3.5 /* how far from chance the order of the slots must be */
+#define LAST_LEAST    0.25 /* of its due must the last eighth have grown */
 #define STANDING      0.1 /* a third that grows less, as a share of its due, stands still */
 #define BOUND_FADE    0.95
 #define PLATEAU_ROOM  1.1 /* above what the service always grew to, by so much, is news */
 /* How many times the usual swing the growth must be. */
-#define CLEAR_LEAK  4.0
+#define CLEAR_LEAK  3.0
 #define CLEAR_WATCH 2.0
 
 #define WORDS        256
@@ -174,7 +175,7 @@ struct view {
 	unsigned n;      /* slots with samples, of n_slots */
 	unsigned n_slots;
 	double at[JUDGE_SLOTS], low[JUDGE_SLOTS], high[JUDGE_SLOTS]; /* at: in slots */
-	double floor[3], ceil[3], sixth[6]; /* of thirds; ceilings of sixths */
+	double floor[3], ceil[3]; /* of thirds */
 	bool whole; /* enough is known of it */
 	bool fell;
 
@@ -183,6 +184,7 @@ struct view {
 	double order; /* pairs in rising order minus pairs in falling order, of both: -1..1 */
 	double up;    /* share of the steps from slot to slot that go up */
 	double swing; /* how far four of five slots are from the line, together */
+	double noise; /* how far a step from slot to slot is from the slope, usually */
 };
 
 static int64_t tier_slot_ms(const struct judge *j, unsigned k)
@@ -215,7 +217,7 @@ static void view_fill(struct view *v, const struct judge *j, unsigned k, unsigne
 	v->whole = true;
 	for (unsigned i = 0; i < n_slots; i++) {
 		unsigned at = (unsigned)((uint64_t)(from + i) % JUDGE_SLOTS);
-		unsigned third = i * 3 / n_slots, sixth = i * 6 / n_slots;
+		unsigned third = i * 3 / n_slots;
 
 		if (!(t->sampled & bit(from + i)))
 			continue;
@@ -229,18 +231,12 @@ static void view_fill(struct view *v, const struct judge *j, unsigned k, unsigne
 			v->floor[third] = v->low[v->n];
 		if (!(seen & 1U << third) || v->high[v->n] > v->ceil[third])
 			v->ceil[third] = v->high[v->n];
-		if (!(seen & 8U << sixth) || v->high[v->n] > v->sixth[sixth])
-			v->sixth[sixth] = v->high[v->n];
-		seen |= 1U << third | 8U << sixth;
+		seen |= 1U << third;
 		v->fell |= i && t->fell & bit(from + i);
 		v->n++;
 	}
-	if (v->n < SAMPLED_LEAST || (seen & 7) != 7 || n_slots - last > MAX(n_slots / HOLE, 2))
+	if (v->n < SAMPLED_LEAST || seen != 7 || n_slots - last > MAX(n_slots / HOLE, 2))
 		v->whole = false;
-	/* A sixth without samples is what the one before was. */
-	for (unsigned i = 1; i < 6; i++)
-		if (!(seen & 8U << i))
-			v->sixth[i] = v->sixth[i - 1];
 }
 
 /* The k-th smallest of v, which is reordered (Hoare's FIND). */
@@ -300,7 +296,7 @@ static double theil_sen(const struct view *v, unsigned from, unsigned to)
 static void view_slope(struct view *v)
 {
 	unsigned rising = 0, falling = 0, up = 0, ten = v->n / 10;
-	double rest[JUDGE_SLOTS];
+	double rest[JUDGE_SLOTS], steps[JUDGE_SLOTS];
 
 	v->slope = theil_sen(v, 0, v->n);
 	for (unsigned i = 0; i < v->n; i++) {
@@ -310,12 +306,14 @@ static void view_slope(struct view *v)
 		}
 		up += i && v->low[i] > v->low[i - 1];
 		rest[i] = v->low[i] - v->slope * v->at[i];
+		steps[i] = i ? fabs(rest[i] - rest[i - 1]) : 0;
 	}
 	v->order = rising + falling ? ((double)rising - falling) / (rising + falling) : 0;
 	v->up = v->n > 1 ? (double)up / (v->n - 1) : 0;
 	if (v->n)
 		v->swing = kth_smallest(rest, (int)v->n, (int)(v->n - 1 - ten)) -
 			   kth_smallest(rest, (int)v->n, (int)ten);
+	v->noise = v->n > 1 ? median(steps + 1, (int)v->n - 1) : 0;
 }
 
 /* Robust growth over all of it. */
@@ -332,15 +330,36 @@ static bool view_rises(const struct view *v, double least)
 	return true;
 }
 
+/* The first slot with samples at or after a share of the time. */
+static unsigned view_find(const struct view *v, double share)
+{
+	unsigned i = 0;
+
+	while (i < v->n && v->at[i] < v->n_slots * share)
+		i++;
+	return i;
+}
+
+/* Mean of the floors of slots from..to-1. */
+static double view_mean(const struct view *v, unsigned from, unsigned to)
+{
+	double sum = 0;
+
+	for (unsigned i = from; i < to; i++)
+		sum += v->low[i];
+	return sum / (to - from);
+}
+
 static bool view_levels_off(const struct view *v)
 {
-	unsigned half = 0;
+	unsigned half = view_find(v, 1 / 2.0), from = view_find(v, 6 / 8.0), last = view_find(v, 7 / 8.0);
 
-	while (half < v->n && v->at[half] < v->n_slots / 2.0)
-		half++;
-	return theil_sen(v, half, v->n) < LEVELLING * theil_sen(v, 0, half) ||
-	       v->ceil[2] - v->ceil[1] < LEVELLING / 2 * (v->ceil[1] - v->ceil[0]) ||
-	       v->sixth[5] <= v->sixth[4];
+	if (theil_sen(v, half, v->n) < LEVELLING * theil_sen(v, 0, half) ||
+		v->ceil[2] - v->ceil[1] < LEVELLING / 2 * (v->ceil[1] - v->ceil[0]))
+		return true;
+	return from < last && last < v->n &&
+	       view_mean(v, last, v->n) - view_mean(v, from, last) <
+		       MAX(LAST_LEAST * view_growth(v) / 8 - v->noise, 1);
 }
 
 /* The order of n random values has a standard deviation of sqrt(2(2n + 5) / 9n(n - 1)). */

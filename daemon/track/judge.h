@@ -9,12 +9,12 @@
  * lowest level of a slot, so that short spikes and what waits for the collector do not count) and
  * ceilings. When a slot ends, that tier is looked at:
  *
- *   leak    over one and a half windows (twelve to 24 slots of the longer tiers): floors and ceilings
+ *   leak    over one and a half windows (8 to 24 slots of the longer tiers): floors and ceilings
  *           rise from third to third; the robust slope (Theil-Sen, the median over all pairs of slots)
  *           comes to growth.min_objects or more in that time, and to more than twice what the levels
  *           may be off; the slope of the second half is at least six tenths of that of the first, and
- *           the last sixth is above the fifth (a plateau fails here); the order of the slots is not
- *           chance (Mann-Kendall); the growth is four times the swing around the line or more
+ *           the last eighth has grown as well (a plateau fails here); the order of the slots is not
+ *           chance (Mann-Kendall); the growth is three times the swing around the line or more
  *           (saw-teeth, waves and wandering levels fail here); and the floor of the last third is above
  *           everything that was held within the last 48 windows (a cycle longer than that fails here,
  *           its first rise excepted: nobody can tell that from a leak).
