@@ -31,7 +31,7 @@ Q := $(if $(V),,@)
 say = $(if $(V),,@printf '  %-8s %s\n' $(1) $(2))
 
 # sub-folders of daemon/ that make up the daemon, in the order of STYLE.md
-DAEMON_MODULES := util python probe budget track trigger dump store serve config watch
+DAEMON_MODULES := util python probe budget track record trigger dump store serve config watch
 
 
 WARN := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Wpointer-arith \
@@ -71,12 +71,12 @@ SRC_capture := $(filter-out capture/main.c,$(wildcard capture/*.c)) $(wildcard c
 SRC_ctl     := $(filter-out ctl/main.c,$(wildcard ctl/*.c))
 
 SRC_pyleakd        := daemon/main.c $(foreach m,$(DAEMON_MODULES),$(SRC_$(m)))
-SRC_pyleakctl      := ctl/main.c $(SRC_ctl) $(SRC_util)
+SRC_pyleakctl      := ctl/main.c $(SRC_ctl) $(SRC_util) $(SRC_track) $(SRC_record) $(SRC_config)
 SRC_pyleak-capture := capture/main.c $(SRC_capture) $(SRC_python) $(SRC_util)
 SRC_pyleak-explain := graph/explain_main.c $(SRC_graph) $(SRC_util)
 
 LIBS_pyleakd        := $(foreach m,$(DAEMON_MODULES),$(LIBS_$(m)))
-LIBS_pyleakctl      := -ljansson -lm
+LIBS_pyleakctl      := -ljansson -lyaml -lm
 LIBS_pyleak-capture := -lelf -lzstd -ljansson -lm
 LIBS_pyleak-explain := $(LIBS_graph)
 

@@ -34,6 +34,11 @@ static const struct option_row rows[] = {
 	[OPTION_ADDR] = {"--addr", "A", "the object at this address (0x7f12a4c0d0e0)"},
 	[OPTION_MAX_DEPTH] = {"--max-depth", "N", "go so many steps (3; a chain: any number)"},
 	[OPTION_TOO_MANY] = {"--too-many", "N", "show so many neighbours of one (10), paths of a type (8)"},
+	[OPTION_CONFIG] = {"--config", "FILE", "with the growth settings of this configuration"},
+	[OPTION_INTERVAL] = {"--interval", "D", "growth.interval"},
+	[OPTION_WARMUP] = {"--warmup", "D", "growth.warmup"},
+	[OPTION_WINDOW] = {"--window", "D", "growth.window"},
+	[OPTION_MIN_OBJECTS] = {"--min-objects", "N", "growth.min_objects"},
 };
 
 #define GENERAL                                                                                    \
@@ -91,6 +96,13 @@ static int parse_count(const char *s, int64_t *ret, struct err *err)
 	return 0;
 }
 
+static int parse_growth(enum option option, const char *value, uint64_t *ret_ns, struct err *err)
+{
+	if (parse_duration(value, ret_ns) == 0 && (*ret_ns || option == OPTION_WARMUP))
+		return 0;
+	return err_set(err, -EINVAL, "%s %s: give a duration (10s, 30m)", rows[option].name, value);
+}
+
 static int set_option(struct options *o, enum option option, const char *value, struct err *err)
 {
 	uint64_t ns;
@@ -119,6 +131,21 @@ static int set_option(struct options *o, enum option option, const char *value, 
 		if (parse_duration(value, &ns) == 0)
 			return 0;
 		return err_set(err, -EINVAL, "--step %s: give a duration (10s, 1m)", value);
+	case OPTION_CONFIG:
+		o->config = value;
+		return 0;
+	case OPTION_INTERVAL:
+		return parse_growth(option, value, &o->interval_ns, err);
+	case OPTION_WARMUP:
+		return parse_growth(option, value, &o->warmup_ns, err);
+	case OPTION_WINDOW:
+		return parse_growth(option, value, &o->window_ns, err);
+	case OPTION_MIN_OBJECTS:
+		if (parse_count(value, &ms, err) == 0 && ms > 0) {
+			o->min_objects = (uint64_t)ms;
+			return 0;
+		}
+		return err_set(err, -EINVAL, "--min-objects %s: give a number from 1 to %d", value, N_MAX);
 	case OPTION_TYPE:
 		if (!*value)
 			return err_set(err, -EINVAL, "--type: the name of the type is empty");

@@ -31,6 +31,11 @@ enum option {
 	OPTION_ADDR,
 	OPTION_MAX_DEPTH,
 	OPTION_TOO_MANY,
+	OPTION_CONFIG,
+	OPTION_INTERVAL,
+	OPTION_WARMUP,
+	OPTION_WINDOW,
+	OPTION_MIN_OBJECTS,
 };
 #define OPTION_BIT(o) (1u << (o))
 
@@ -41,7 +46,8 @@ struct options {
 	unsigned n_types;
 	const char *addrs[OPTIONS_TYPES_MAX];
 	unsigned n_addrs;
-	const char *socket, *since, *step, *output, *max_depth, *too_many;
+	const char *socket, *since, *step, *output, *max_depth, *too_many, *config;
+	uint64_t interval_ns, warmup_ns, window_ns, min_objects;
 	int64_t n;
 	unsigned given; /* OPTION_BIT()s */
 };

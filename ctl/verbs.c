@@ -12,6 +12,7 @@
 #include "ctl/ask.h"
 #include "ctl/daemon.h"
 #include "ctl/options.h"
+#include "ctl/replay.h"
 #include "ctl/save.h"
 #include "ctl/show.h"
 #include "ctl/text.h"
@@ -411,6 +412,14 @@ const struct verb verbs[] = {
 	{"cycles", "DUMP [--type T]... [-n N] [-o FILE]",
 		"Lists reference cycles that only the garbage collector can free", dump_help,
 		QUESTION_OPTIONS | OPTION_BIT(OPTION_TYPE), 1, 1, ask_cycles},
+	{"replay", "FILE [--config FILE] [--window D] ... [-o FILE.svg]",
+		"Shows which verdicts a recording gives, also with other settings",
+		"FILE is what pyleakd --record has written; no daemon is asked. Settings that are not\n"
+		"given are those of the recording. -o draws the types with a verdict as SVG.\n",
+		OPTION_BIT(OPTION_CONFIG) | OPTION_BIT(OPTION_INTERVAL) | OPTION_BIT(OPTION_WARMUP) |
+			OPTION_BIT(OPTION_WINDOW) | OPTION_BIT(OPTION_MIN_OBJECTS) |
+			OPTION_BIT(OPTION_OUTPUT),
+		1, 1, run_replay},
 	{"why", "PID", "Tells why a process is or is not watched", NULL, 0, 1, 1, run_why},
 	{NULL},
 };

@@ -15,6 +15,7 @@
 #include "daemon/dump/dump.h"
 #include "daemon/probe/probe.h"
 #include "daemon/serve/http.h"
+#include "daemon/record/record.h"
 #include "daemon/serve/serve.h"
 #include "daemon/store/store.h"
 #include "daemon/util/log.h"
@@ -28,7 +29,7 @@
 #define PIDS_MAX  256
 
 struct options {
-	const char *config, *socket, *state_dir;
+	const char *config, *socket, *state_dir, *record;
 	pid_t pids[PIDS_MAX];
 	size_t n_pids;
 	bool check_config, print_config, support, json, verbose;
@@ -44,6 +45,7 @@ struct daemon {
 	struct watch *watch;
 	struct serve *serve;
 	struct http *http; /* metrics, or NULL */
+	struct record_writer *record;
 };
 
 enum {
@@ -51,6 +53,7 @@ enum {
 	OPT_SOCKET,
 	OPT_STATE_DIR,
 	OPT_PID,
+	OPT_RECORD,
 	OPT_CHECK_CONFIG,
 	OPT_PRINT_CONFIG,
 	OPT_SUPPORT,
@@ -68,6 +71,7 @@ static const struct {
 	{"socket", "PATH", "control socket, default " CONTROL_SOCKET_PATH, OPT_SOCKET},
 	{"state-dir", "DIR", "dumps and what triggers did, default " STATE_DIR, OPT_STATE_DIR},
 	{"pid", "PID", "watch this process, too (may be given again)", OPT_PID},
+	{"record", "FILE", "keep what verdicts are made from in FILE, for pyleakctl replay", OPT_RECORD},
 	{"check-config", NULL, "read the configuration, say what is wrong with it, exit",
 		OPT_CHECK_CONFIG},
 	{"print-config", NULL, "print the configuration in force as YAML, exit", OPT_PRINT_CONFIG},
@@ -133,6 +137,9 @@ static int parse_options(int argc, char **argv, struct options *o)
 				return EXIT_USAGE;
 			}
 			o->pids[o->n_pids++] = (pid_t)pid;
+			break;
+		case OPT_RECORD:
+			o->record = optarg;
 			break;
 		case OPT_CHECK_CONFIG:
 			o->check_config = true;
@@ -326,6 +333,11 @@ static int start(struct daemon *d)
 		log_error("dumps: %s", strerror(-r));
 		return EXIT_BROKEN;
 	}
+	if (d->o.record && record_create(d->o.record, &d->record, &err)) {
+		log_error("%s", err.msg);
+		return EXIT_USAGE;
+	}
+	wo.record = d->record;
 	wo.event = d->event;
 	wo.config = d->config;
 	wo.probe = d->probe;
@@ -361,6 +373,7 @@ static void stop(struct daemon *d)
 	http_free(d->http);
 	dump_manager_free(d->dumps);
 	watch_free(d->watch);
+	record_close(d->record);
 	probe_free(d->probe);
 	store_close(d->store);
 	sd_event_unref(d->event);

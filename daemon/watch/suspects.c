@@ -8,12 +8,6 @@
 #include "daemon/track/cause.h"
 #include "daemon/util/macros.h"
 
-bool suspects_type_judged(const struct target_type *ty)
-{
-	return ty->census || ty->law.begun || ty->blocks.known ||
-	       (ty->info.heap && (ty->info.flags & TPFLAGS_HAVE_GC));
-}
-
 int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n)
 {
 	_cleanup_free_ struct suspect *v = NULL;
@@ -28,7 +22,7 @@ int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n)
 		const struct target_type *ty = target_type_at(t, i);
 		const struct track_verdict *verdict;
 
-		if (!ty->track || !suspects_type_judged(ty))
+		if (!ty->track || !target_type_judged(ty))
 			continue;
 		verdict = track_type_verdict(ty->track);
 		if (verdict->kind != TRACK_NONE)

@@ -20,10 +20,6 @@ struct suspect {
 /* In no special order; *ret is malloc'ed. None where data is lossy. -ENOMEM. */
 int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n);
 
-/* Whether what is known of the type is enough to judge it: of the rest, one side of the counting is known
- * to be blind and no census backs it. */
-bool suspects_type_judged(const struct target_type *ty);
-
 /* How the types of these names grew so far, for the page of a dump: [{"type": …, "points":
  * [[ms, count], …]}, …], at most some hundred points each. NULL: nothing is known, or out of
  * memory. */

@@ -81,9 +81,12 @@ static void take_levels(struct target *t, int64_t at_ms)
 		target_type_flow(ty, &p.births, &p.deaths);
 		p.count = target_type_level(t, ty, &p.bound);
 		/* Births less deaths say nothing where they are seen in windows only. */
-		if (p.count != TRACK_UNKNOWN || target_counts_all(t))
-			track_sample(t->track, ty->track, &p);
+		if (p.count == TRACK_UNKNOWN && !target_counts_all(t))
+			continue;
+		track_sample(t->track, ty->track, &p);
+		record_point(t->o.record, t->recorded, ty->serial, ty->info.name, target_type_judged(ty), &p);
 	}
+	record_sample(t->o.record, t->recorded, at_ms);
 }
 
 static void take_sample(struct target *t, int64_t at_ms, bool levels)
@@ -525,6 +528,26 @@ static void on_limit(struct probe_target *pt, void *userdata)
 	target_budget_look(userdata);
 }
 
+static struct track_config growth_of(const struct config *c)
+{
+	return (struct track_config){
+		.interval_ms = c->growth_interval_ns / 1000000,
+		.warmup_ms = c->growth_warmup_ns / 1000000,
+		.window_ms = c->growth_window_ns / 1000000,
+		.min_objects = c->growth_min_objects,
+	};
+}
+
+static void name_service(struct target *t)
+{
+	const struct proc_info *p = &t->info;
+
+	if (p->unit[0])
+		snprintf(t->service, sizeof(t->service), "%s", p->unit);
+	else
+		snprintf(t->service, sizeof(t->service), "%.100s %.150s", p->exe, p->cmdline);
+}
+
 int target_open(pid_t pid, const struct target_options *o, struct target **ret, struct err *err)
 {
 	struct probe_target_options po = {.on_census = on_census, .on_limit = on_limit};
@@ -550,12 +573,8 @@ int target_open(pid_t pid, const struct target_options *o, struct target **ret, 
 		goto fail;
 	}
 	t->start_stack = start_stack(pid);
-	tc = (struct track_config){
-		.interval_ms = o->config->growth_interval_ns / 1000000,
-		.warmup_ms = o->config->growth_warmup_ns / 1000000,
-		.window_ms = o->config->growth_window_ns / 1000000,
-		.min_objects = o->config->growth_min_objects,
-	};
+	name_service(t);
+	tc = growth_of(o->config);
 	r = track_new(&tc, (int64_t)t->info.start_realtime_ms, &t->track);
 	if (r) {
 		err_set(err, r, "out of memory");
@@ -596,6 +615,8 @@ int target_open(pid_t pid, const struct target_options *o, struct target **ret, 
 		err_set(err, r, "event loop: %s", strerror(-r));
 		goto fail;
 	}
+	record_config(o->record, &tc);
+	t->recorded = record_target(o->record, pid, (int64_t)t->info.start_realtime_ms, t->service);
 	*ret = t;
 	return 0;
 fail:
@@ -607,6 +628,7 @@ void target_free(struct target *t)
 {
 	if (!t)
 		return;
+	record_target_gone(t->o.record, t->recorded);
 	reader_forget(t->o.reader, t);
 	target_budget_release(t);
 	pace_turn_end(&t->o.turns->walks, &t->walk_turn);
@@ -626,17 +648,13 @@ void target_free(struct target *t)
 
 void target_configure(struct target *t, const struct config *c)
 {
-	struct track_config tc = {
-		.interval_ms = c->growth_interval_ns / 1000000,
-		.warmup_ms = c->growth_warmup_ns / 1000000,
-		.window_ms = c->growth_window_ns / 1000000,
-		.min_objects = c->growth_min_objects,
-	};
+	struct track_config tc = growth_of(c);
 
 	if (t->o.config->budget_pause_ns < c->budget_pause_ns)
 		t->retry_ms = 0; /* a longer pause is allowed now: try at once */
 	t->o.config = c;
 	track_configure(t->track, &tc);
+	record_config(t->o.record, &tc);
 	target_budget_configure(t);
 }
 
@@ -663,6 +681,11 @@ const struct target_census *target_census(const struct target *t)
 const char *target_blocks_reason(const struct target *t)
 {
 	return t->blocks.reason;
+}
+
+const char *target_service(const struct target *t)
+{
+	return t->service;
 }
 
 const char *target_sites(const struct target *t)

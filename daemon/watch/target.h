@@ -24,6 +24,7 @@
 #include "daemon/config/config.h"
 #include "daemon/probe/probe.h"
 #include "daemon/python/python.h"
+#include "daemon/record/record.h"
 #include "daemon/track/law.h"
 #include "daemon/track/track.h"
 #include "daemon/util/u64map.h"
@@ -110,6 +111,7 @@ struct target_options {
 	struct probe *probe;
 	struct reader *reader;
 	struct target_turns *turns;
+	struct record_writer *record;
 	sd_event *event;
 	void *userdata;
 	void (*on_sample)(
@@ -129,6 +131,8 @@ const struct proc_info *target_info(const struct target *t);
 const struct python *target_python(const struct target *t);
 struct track *target_track(const struct target *t);
 const struct target_census *target_census(const struct target *t);
+/* A name for the service that stays the same when the process is restarted: unit, or exe and command line. */
+const char *target_service(const struct target *t);
 const char *target_sites(const struct target *t); /* what is attached where */
 
 /* Of when the levels are, ms since the epoch; 0: none yet. */
@@ -170,6 +174,9 @@ const char *target_blocks_reason(const struct target *t);
 /* Whether the census does not see all its instances, so that they are counted in the target's
  * memory: types without the collector, and dicts and tuples, which leave its sight. */
 bool target_type_in_blocks(const struct target_type *ty);
+/* Whether what is known of the type is enough to judge it: of the rest, one side of the counting is known
+ * to be blind and no census backs it. */
+bool target_type_judged(const struct target_type *ty);
 /* Live objects of the type now, or TRACK_UNKNOWN; *ret_bound is its possible error, or -1. */
 int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound);
 enum track_quality target_type_quality(const struct target *t, const struct target_type *ty);

@@ -58,6 +58,8 @@ struct target {
 	struct probe_target *pt;
 	struct track *track;
 	char sites[768];
+	char service[256];
+	unsigned recorded; /* its number in the recording; 0: it is in none */
 	int pidfd;
 	uint64_t start_stack; /* changes when the process executes another program */
 

@@ -317,6 +317,12 @@ bool target_type_in_blocks(const struct target_type *ty)
 		       !strcmp(ty->info.name, "tuple"));
 }
 
+bool target_type_judged(const struct target_type *ty)
+{
+	return ty->census || ty->law.begun || ty->blocks.known ||
+	       (ty->info.heap && (ty->info.flags & TPFLAGS_HAVE_GC));
+}
+
 int64_t target_type_level(const struct target *t, const struct target_type *ty, int64_t *ret_bound)
 {
 	int64_t level = TRACK_UNKNOWN, bound = -1;

@@ -142,15 +142,6 @@ const struct watch_options *watch_get_options(const struct watch *w)
 	return &w->o;
 }
 
-/* A name for the service that stays the same when the process is restarted. */
-static void service_name(const struct proc_info *p, char *buf, size_t n)
-{
-	if (p->unit[0])
-		snprintf(buf, n, "%s", p->unit);
-	else
-		snprintf(buf, n, "%.100s %.150s", p->exe, p->cmdline);
-}
-
 static void on_dump_done(void *userdata, const struct dump_outcome *o)
 {
 	(void)userdata;
@@ -234,13 +225,11 @@ static void on_sample(struct target *t, void *userdata)
 		.rss_bytes = target_rss_bytes(t),
 	};
 	_cleanup_free_ struct suspect *suspects = NULL;
-	char service[256];
 	size_t n = 0, n_suspects = 0;
 
 	if (!w->o.config->n_triggers || suspects_of(t, &suspects, &n_suspects))
 		return;
-	service_name(p, service, sizeof(service));
-	o.service = service;
+	o.service = target_service(t);
 	o.cgroup_share = memory_share(p->id.pid);
 	states = calloc(target_type_count(t) + 1, sizeof(*states));
 	if (!states)
@@ -264,7 +253,7 @@ static void on_sample(struct target *t, void *userdata)
 
 		log_notice("pid %d (%s): trigger %s: %s", p->id.pid, p->comm, firings[i].trigger,
 			firings[i].reason);
-		snprintf(rec.service, sizeof(rec.service), "%s", service);
+		snprintf(rec.service, sizeof(rec.service), "%s", o.service);
 		snprintf(rec.trigger, sizeof(rec.trigger), "%s", firings[i].trigger);
 		snprintf(rec.type, sizeof(rec.type), "%s", firings[i].type);
 		if (store_firing_add(w->o.store, &rec, &err))
@@ -285,11 +274,9 @@ static void share_turns(struct watch *w)
 static void end_target(struct watch *w, struct target *t, const char *why)
 {
 	const struct proc_info *p = target_info(t);
-	char service[256];
 
 	log_info("pid %d (%s): no longer watched: %s", p->id.pid, p->comm, why);
-	service_name(p, service, sizeof(service));
-	trigger_engine_forget(w->triggers, service, p->id.pid);
+	trigger_engine_forget(w->triggers, target_service(t), p->id.pid);
 	for (size_t i = 0; i < w->n_targets; i++)
 		if (w->targets[i] == t)
 			w->targets[i] = w->targets[--w->n_targets];
@@ -331,6 +318,7 @@ static int open_target(struct watch *w, pid_t pid, struct err *err)
 		.probe = w->o.probe,
 		.reader = w->reader,
 		.turns = &w->turns,
+		.record = w->o.record,
 		.event = w->o.event,
 		.userdata = w,
 		.on_sample = on_sample,

@@ -27,6 +27,7 @@ struct watch_options {
 	struct probe *probe;
 	struct store *store;
 	struct dump_manager *dumps;
+	struct record_writer *record; /* NULL: nothing is recorded */
 	const pid_t *pids; /* --pid: watched whatever the rules say */
 	size_t n_pids;
 	bool use_rules; /* scan /proc by the config's rules (no rules: every Python) */

@@ -1,0 +1,14 @@
+# SPDX-License-Identifier: MIT
+"""Warnings with ever new texts: __warningregistry__ keeps each, as reported of CPython's
+warnings."""
+# leaks: tuple|str|*
+
+import warnings
+
+from pace import rounds
+
+warnings.simplefilter("default")
+warnings.showwarning = lambda *a, **k: None
+
+for i in rounds(400):
+    warnings.warn(f"value {i} is deprecated")
