@@ -413,7 +413,7 @@ static const char *refused(const struct judge *j, unsigned k, struct view *v, do
 	view_slope(v);
 	if (view_growth(v) < MAX(least, 1))
 		return "less than growth.min_objects";
-	if (view_growth(v) <= 2 * (double)j->bound)
+	if (view_growth(v) <= (double)j->bound)
 		return "no more than the levels may be off";
 	if (!view_rises(v, view_growth(v) / 20))
 		return "no steady growth";

@@ -11,8 +11,7 @@
  *
  *   leak    over one and a half windows (8 to 24 slots of the longer tiers): floors and ceilings
  *           rise from third to third; the robust slope (Theil-Sen, the median over all pairs of slots)
- *           comes to growth.min_objects or more in that time, and to more than twice what the levels
- *           may be off; the slope of the second half is at least six tenths of that of the first, and
+ *           comes to growth.min_objects or more in that time, and to more than the levels may be off; the slope of the second half is at least six tenths of that of the first, and
  *           the last eighth has grown as well (a plateau fails here); the order of the slots is not
  *           chance (Mann-Kendall); the growth is three times the swing around the line or more
  *           (saw-teeth, waves and wandering levels fail here); and the floor of the last third is above

@@ -33,3 +33,5 @@ MODULES_test_governor := util budget
 MODULES_test_cause := util track
 MODULES_test_pace := util budget
 MODULES_test_judge_sim := util track
+MODULES_test_record := util track record
+MODULES_fuzz_record := util track record

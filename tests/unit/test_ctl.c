@@ -297,7 +297,7 @@ static void test_bad_options(void **state)
 		{"", "no verb"},
 		{"watch", "\"watch\""},
 		{"watch", "status, top, growth, history, suspects, dump, dumps, chain, backrefs, "
-			  "refs, types, instances, diff, dominators, leaking, cycles, why"},
+			  "refs, types, instances, diff, dominators, leaking, cycles, replay, why"},
 		{"top", "something is missing"},
 		{"top 1 2", "\"2\""},
 		{"status 1", "\"1\""},

@@ -716,7 +716,7 @@ static void test_usage(void **state)
 	check_error(f, "fly", NULL, EXIT_USAGE,
 		"pyleakctl: no verb \"fly\" in this version: there are status, top, growth, "
 		"history, suspects, dump, dumps, chain, backrefs, refs, types, instances, diff, "
-		"dominators, leaking, cycles, why\n");
+		"dominators, leaking, cycles, replay, why\n");
 	check_error(
 		f, "dump 1 --type \xff", NULL, EXIT_USAGE, "pyleakctl: --type: not UTF-8 text\n");
 	check_error(
