@@ -13,7 +13,12 @@
 
 #define NS_PER_MS 1000000ULL
 
-static struct replay_settings settings_of(const struct options *o, const struct config *config)
+static const char *suppressed(void *arg, const char *service, const char *type, int64_t at_ms)
+{
+	return config_suppressed(arg, service, type, at_ms);
+}
+
+static struct replay_settings settings_of(const struct options *o, struct config *config)
 {
 	struct replay_settings s = {.warmup_ms = -1};
 
@@ -22,6 +27,8 @@ static struct replay_settings settings_of(const struct options *o, const struct 
 		s.warmup_ms = (int64_t)(config->growth_warmup_ns / NS_PER_MS);
 		s.window_ms = config->growth_window_ns / NS_PER_MS;
 		s.min_objects = config->growth_min_objects;
+		s.suppressed = suppressed;
+		s.arg = config;
 	}
 	if (o->interval_ns)
 		s.interval_ms = o->interval_ns / NS_PER_MS;

@@ -2,6 +2,7 @@
 #include "daemon/config/config.h"
 
 #include <errno.h>
+#include <fnmatch.h>
 #include <stdlib.h>
 
 #include "daemon/config/config_private.h"
@@ -53,6 +54,26 @@ void trigger_release(struct config_trigger *t)
 	*t = (struct config_trigger){0};
 }
 
+void suppress_release(struct config_suppress *s)
+{
+	free(s->type);
+	free(s->service);
+	free(s->reason);
+	*s = (struct config_suppress){0};
+}
+
+const char *config_suppressed(const struct config *c, const char *service, const char *type, int64_t at_ms)
+{
+	for (size_t i = 0; i < c->n_suppress; i++) {
+		const struct config_suppress *s = &c->suppress[i];
+
+		if (fnmatch(s->type, type, 0) == 0 && (!s->service || fnmatch(s->service, service, 0) == 0) &&
+			(!s->until_ms || at_ms < s->until_ms))
+			return s->reason;
+	}
+	return NULL;
+}
+
 void config_free(struct config *c)
 {
 	if (!c)
@@ -64,6 +85,9 @@ void config_free(struct config *c)
 		trigger_release(&c->triggers[i]);
 	free(c->triggers);
 	free(c->metrics_listen);
+	for (size_t i = 0; i < c->n_suppress; i++)
+		suppress_release(&c->suppress[i]);
+	free(c->suppress);
 	free(c);
 }
 

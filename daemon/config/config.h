@@ -56,6 +56,13 @@ struct config_trigger {
 	unsigned per_day;
 };
 
+/* Verdicts that nobody wants to hear of: of types, in services, until a day. */
+struct config_suppress {
+	char *type, *service; /* globs; service NULL: all */
+	char *reason;
+	int64_t until_ms; /* since the epoch; 0: for good */
+};
+
 struct config {
 	struct config_rule *rules; /* none: every Python */
 	size_t n_rules;
@@ -64,6 +71,8 @@ struct config {
 	uint64_t budget_pause_ns;
 	uint64_t growth_interval_ns, growth_warmup_ns, growth_window_ns;
 	uint64_t growth_min_objects;
+	struct config_suppress *suppress; /* growth.suppress */
+	size_t n_suppress;
 	struct config_trigger *triggers;
 	size_t n_triggers;
 	uint64_t dump_pause_ns, dump_deadline_ns;
@@ -88,6 +97,9 @@ void config_freep(struct config **c);
  * err for an unreadable file, -EFBIG above 1 MiB.
  */
 int config_load(const char *path, FILE *diag, struct config **ret, struct err *err);
+
+/* The reason why verdicts on the type in the service are suppressed at that time, or NULL. */
+const char *config_suppressed(const struct config *c, const char *service, const char *type, int64_t at_ms);
 
 /* The effective configuration as YAML with comments, what --print-config prints; loading it gives
  * the same configuration. */

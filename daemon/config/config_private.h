@@ -7,6 +7,7 @@
 
 #define RULES_MAX        256
 #define TRIGGERS_MAX     64
+#define SUPPRESS_MAX     256
 #define CONDITIONS_MAX   32  /* of one `when`, nested ones included */
 #define WHEN_DEPTH_MAX   4   /* `any` within `any` */
 #define TEXT_MAX         255 /* bytes of a glob */
@@ -32,5 +33,6 @@ extern const struct action_name action_names[N_ACTIONS];
 void rule_release(struct config_rule *r);
 void when_release(struct config_when *w);
 void trigger_release(struct config_trigger *t);
+void suppress_release(struct config_suppress *s);
 
 #endif

@@ -19,6 +19,7 @@
 #include "daemon/config/source.h"
 #include "daemon/track/track.h"
 #include "daemon/util/address.h"
+#include "daemon/util/units.h"
 
 #define DROP_INS_MAX 256
 #define METRICS_LISTEN "127.0.0.1:9477"
@@ -64,7 +65,7 @@ struct loader {
 	char first_error[MSG_MAX];
 
 	struct place set_at[N_SETTINGS];
-	struct place *rule_at, *trigger_at; /* of config->rules, ->triggers */
+	struct place *rule_at, *trigger_at, *suppress_at; /* of config->rules, ->triggers, ->suppress */
 	struct place catch_all;             /* a rule that fits every process */
 	bool unreachable_told;
 };
@@ -451,7 +452,9 @@ static void read_setting(struct loader *l, const yaml_node_t *v, void *object, c
 		l->set_at[s - settings] = place_of(l, v);
 }
 
-/* A section that is made of settings only. */
+static void read_suppress(struct loader *l, const yaml_node_t *v, void *object, const void *arg);
+
+/* A section that is made of settings, but for growth.suppress. */
 static void read_section(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
 {
 	struct key keys[KEYS_MAX];
@@ -463,6 +466,8 @@ static void read_section(struct loader *l, const yaml_node_t *v, void *object, c
 		if (!strcmp(settings[i].section, arg))
 			keys[n++] =
 				(struct key){settings[i].key, read_setting, &settings[i], false};
+	if (!strcmp(arg, "growth"))
+		keys[n++] = (struct key){"suppress", read_suppress, NULL, false};
 	read_mapping(l, v, keys, n, NULL, NULL);
 }
 
@@ -577,6 +582,79 @@ static void read_targets(struct loader *l, const yaml_node_t *v, void *object, c
 			}
 			c->n_rules++;
 		}
+		leave(l, mark);
+	}
+}
+
+/* ---- growth.suppress ------------------------------------------------------------------------ */
+
+static void read_suppress_glob(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
+{
+	read_glob(l, v, (char **)((char *)object + *(const size_t *)arg));
+}
+
+static void read_reason(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
+{
+	const char *text = scalar(l, v, "a text that says why");
+
+	if (text && !*text)
+		error_node(l, v, "the reason is empty, say why nobody needs to hear of it");
+	else if (text)
+		copy_text(l, &((struct config_suppress *)object)->reason, text);
+}
+
+static void read_until(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
+{
+	const char *text = scalar(l, v, "a day such as 2027-01-31");
+	char time[TEXT_MAX + sizeof("T00:00:00Z")];
+
+	if (!text)
+		return;
+	snprintf(time, sizeof(time), "%s%s", text, strchr(text, 'T') ? "" : "T00:00:00Z");
+	if (parse_rfc3339(time, &((struct config_suppress *)object)->until_ms))
+		error_node(l, v, "'%s' is no day, it takes one such as 2027-01-31, or 2027-01-31T12:00:00Z", text);
+}
+
+static const size_t suppress_type = offsetof(struct config_suppress, type),
+		    suppress_service = offsetof(struct config_suppress, service);
+static const struct key suppress_keys[] = {
+	{"type", read_suppress_glob, &suppress_type, true},
+	{"service", read_suppress_glob, &suppress_service, false},
+	{"reason", read_reason, NULL, true},
+	{"until", read_until, NULL, false},
+};
+
+static void read_suppress(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
+{
+	struct config *c = l->config;
+
+	if (is_null(v))
+		return;
+	if (!is_list(l, v, "suppressions, each with `type` and `reason`"))
+		return;
+	for (yaml_node_item_t *i = v->data.sequence.items.start; i < v->data.sequence.items.top; i++) {
+		struct config_suppress s = {.until_ms = 0};
+		yaml_node_t *n = get_node(l, *i);
+		unsigned errors = l->errors;
+		struct place place;
+		size_t mark;
+
+		if (!n)
+			return;
+		place = place_of(l, n);
+		if (c->n_suppress >= SUPPRESS_MAX) {
+			error_at(l, &place, "too many suppressions, allowed are %d", SUPPRESS_MAX);
+			return;
+		}
+		mark = enter(l, "[%zu]", (size_t)(i - v->data.sequence.items.start));
+		read_mapping(l, n, suppress_keys, ARRAY_SIZE(suppress_keys), &s, NULL);
+		if (errors == l->errors && (!s.type || !s.reason)) /* cut off by a syntax error */
+			errors--;
+		if (errors != l->errors || append(l, (void **)&c->suppress, c->n_suppress, sizeof(s), &s,
+						   &l->suppress_at, &place))
+			suppress_release(&s);
+		else
+			c->n_suppress++;
 		leave(l, mark);
 	}
 }
@@ -1225,6 +1303,7 @@ static void loader_release(struct loader *l)
 		source_free(l->sources[i]);
 	free(l->rule_at);
 	free(l->trigger_at);
+	free(l->suppress_at);
 }
 
 int config_load(const char *path, FILE *diag, struct config **ret, struct err *err)

@@ -9,6 +9,7 @@
 #include "daemon/config/config_private.h"
 #include "daemon/config/schema.h"
 #include "daemon/track/track.h"
+#include "daemon/util/units.h"
 
 /* A double-quoted scalar. Everything beyond ASCII as an escape: some of it (NEL, LS, a byte order
  * mark) would read back as something else. The text came out of libyaml, so it is valid UTF-8. */
@@ -156,12 +157,36 @@ static void print_section(const struct config *c, FILE *f, const char *section, 
 	}
 }
 
+/* Goes on with the section growth. */
+static void print_suppress(const struct config *c, FILE *f)
+{
+	char until[RFC3339_MAX];
+
+	fputs(c->n_suppress ? "  suppress: # verdicts that nobody wants to hear of\n" : "  suppress: []\n", f);
+	for (size_t i = 0; i < c->n_suppress; i++) {
+		const struct config_suppress *s = &c->suppress[i];
+
+		fputs("    - type: ", f);
+		print_string(f, s->type);
+		if (s->service) {
+			fputs("\n      service: ", f);
+			print_string(f, s->service);
+		}
+		fputs("\n      reason: ", f);
+		print_string(f, s->reason);
+		if (s->until_ms)
+			fprintf(f, "\n      until: %s", format_rfc3339(until, sizeof(until), s->until_ms));
+		fputc('\n', f);
+	}
+}
+
 int config_print(const struct config *c, FILE *f)
 {
 	fputs("# The configuration in effect; see pyleakd.yaml(5).\n", f);
 	print_rules(c, f);
 	print_section(c, f, "budget", "What watching may cost the target.");
 	print_section(c, f, "growth", "What is a leak.");
+	print_suppress(c, f);
 	print_triggers(c, f);
 	print_section(c, f, "dump", "The in-process dump.");
 	fputs("\n# Where news go.\n", f);

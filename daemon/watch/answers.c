@@ -739,7 +739,7 @@ static void add_suspects(struct ask *a, const struct target *t, json_t *list)
 		const char *name = v[i].ty->info.name, *dump;
 		json_t *companions;
 
-		if (v[i].leader != i)
+		if (!v[i].tell)
 			continue;
 		companions = json_array();
 		for (size_t c = 0; c < n; c++)
@@ -862,7 +862,7 @@ static size_t default_types(
 	if (suspects_of(t, &s, &n_s))
 		return 0;
 	for (size_t i = 0; i < n_s && k < DUMP_TYPES_MAX; i++)
-		if (s[i].leader == i && s[i].verdict->kind == TRACK_LEAK)
+		if (s[i].tell && s[i].verdict->kind == TRACK_LEAK)
 			types[k++] = s[i].ty->info.name;
 	for (size_t i = 0; !k && i < n; i++) {
 		size_t limit = MIN(n, (size_t)3);

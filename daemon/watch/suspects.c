@@ -35,8 +35,11 @@ int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n)
 		causes[i].ty = v[i].ty->track;
 	if (cause_group(causes, n, since))
 		return -ENOMEM;
-	for (size_t i = 0; i < n; i++)
+	for (size_t i = 0; i < n; i++) {
 		v[i].leader = causes[i].leader;
+		v[i].tell = v[i].leader == i && !config_suppressed(target_config(t), target_service(t),
+							v[i].ty->info.name, target_looked_ms(t));
+	}
 	*ret = TAKE_PTR(v);
 	*ret_n = n;
 	return 0;

@@ -15,6 +15,7 @@ struct suspect {
 	const struct target_type *ty;
 	const struct track_verdict *verdict;
 	size_t leader; /* index of the suspect that it grows with; its own if it leads */
+	bool tell;     /* it leads, and growth.suppress does not name it */
 };
 
 /* In no special order; *ret is malloc'ed. None where data is lossy. -ENOMEM. */

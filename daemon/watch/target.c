@@ -683,6 +683,11 @@ const char *target_blocks_reason(const struct target *t)
 	return t->blocks.reason;
 }
 
+const struct config *target_config(const struct target *t)
+{
+	return t->o.config;
+}
+
 const char *target_service(const struct target *t)
 {
 	return t->service;

@@ -131,6 +131,7 @@ const struct proc_info *target_info(const struct target *t);
 const struct python *target_python(const struct target *t);
 struct track *target_track(const struct target *t);
 const struct target_census *target_census(const struct target *t);
+const struct config *target_config(const struct target *t);
 /* A name for the service that stays the same when the process is restarted: unit, or exe and command line. */
 const char *target_service(const struct target *t);
 const char *target_sites(const struct target *t); /* what is attached where */

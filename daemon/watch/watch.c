@@ -178,7 +178,7 @@ static void start_dump(struct watch *w, struct target *t, const struct trigger_f
 	if (!r.n_types && suspects_of(t, &suspects, &n_suspects))
 		return;
 	for (size_t i = 0; i < n_suspects && r.n_types < DUMP_TYPES_MAX; i++)
-		if (suspects[i].leader == i && suspects[i].verdict->kind == TRACK_LEAK)
+		if (suspects[i].tell && suspects[i].verdict->kind == TRACK_LEAK)
 			types[r.n_types++] = suspects[i].ty->info.name;
 	r.types = types;
 	r.growth = growth = suspects_growth(t, types, r.n_types);
@@ -209,7 +209,7 @@ static int verdict_of(const struct target_type *ty, const struct suspect *v, siz
 {
 	for (size_t i = 0; i < n; i++)
 		if (v[i].ty == ty)
-			return v[i].leader == i ? (int)v[i].verdict->kind : TRACK_NONE;
+			return v[i].tell ? (int)v[i].verdict->kind : TRACK_NONE;
 	return TRACK_NONE;
 }
 

@@ -7,7 +7,8 @@
 leaking/ must each be called a leak within two windows after the warm-up, by a type that their header names
 (globs, "|" between them) or by one that leads its companions; healthy/ must have no leak verdict in all
 that time. Prints a table; exit 1 if something was missed or falsely alarmed. --record keeps a
-recording per program, from which tests/corpus/recordings are made."""
+recording of each in DIR/NAME.rec, as those in tests/corpus/recordings, which tests/integration/test_verdicts.py
+replays."""
 
 import argparse
 import fnmatch
@@ -93,6 +94,31 @@ def judge(program, found, slack=2.2):
     return f"late: after {first:.1f} windows" if first > slack else None
 
 
+def split(recording, folder, names):
+    """A recording for each target, under the program's name, nothing of this machine in it."""
+    files, head, pending = {}, [], []
+    os.makedirs(folder, exist_ok=True)
+    with open(recording, encoding="utf-8", errors="surrogateescape") as f:
+        for line in f:
+            words = line.split(" ")
+            if words[0] in "px":
+                pending.append(line)
+            elif words[0] == "T":
+                name = names[int(words[2])]
+                files[words[1]] = open(f"{folder}/{name}.rec", "w", encoding="utf-8",
+                                       errors="surrogateescape")
+                files[words[1]].write("".join(head) + f"T 1 {words[2]} {words[3]} {name}\n")
+            elif words[0] in "NJSE":
+                target = words[1].rstrip("\n")
+                end = " ".join(words[2:])
+                files[target].write("".join(pending) + (f"{words[0]} 1 {end}" if end else f"{words[0]} 1\n"))
+                pending = []
+            elif not files:
+                head = head[:1] + [line]
+    for f in files.values():
+        f.close()
+
+
 def run(chosen, python, window, windows, record=None, cpu="unlimited"):
     """program -> document of the replay of its recording."""
     folder = tempfile.mkdtemp()
@@ -118,11 +144,9 @@ def run(chosen, python, window, windows, record=None, cpu="unlimited"):
                     raise SystemExit(f"corpus: pyleakd ended: {f.read()}")
             daemon.send_signal(signal.SIGTERM)
             daemon.wait(60)
-        document = replay(recording)
         if record:
-            os.makedirs(record, exist_ok=True)
-            shutil.copy(recording, f"{record}/all.rec")
-        return document
+            split(recording, record, {p.process.pid: p.name for p in chosen})
+        return replay(recording)
     finally:
         for p in chosen:
             p.stop()

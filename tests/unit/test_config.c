@@ -18,6 +18,7 @@
 #include "daemon/config/schema.h"
 #include "daemon/track/track.h"
 #include "daemon/util/macros.h"
+#include "daemon/util/units.h"
 #include "include/pyleak/capture.h"
 
 #define SECOND 1000000000ULL
@@ -142,6 +143,13 @@ static void same_config(const struct config *a, const struct config *b)
 		same_text(a->rules[i].user, b->rules[i].user);
 		same_text(a->rules[i].unit, b->rules[i].unit);
 		assert_int_equal(a->rules[i].watch, b->rules[i].watch);
+	}
+	assert_int_equal(a->n_suppress, b->n_suppress);
+	for (size_t i = 0; i < a->n_suppress; i++) {
+		same_text(a->suppress[i].type, b->suppress[i].type);
+		same_text(a->suppress[i].service, b->suppress[i].service);
+		same_text(a->suppress[i].reason, b->suppress[i].reason);
+		assert_int_equal(a->suppress[i].until_ms, b->suppress[i].until_ms);
 	}
 	assert_int_equal(a->n_triggers, b->n_triggers);
 	for (size_t i = 0; i < a->n_triggers; i++) {
@@ -703,6 +711,44 @@ static void test_warnings(void **state)
 }
 
 /* Small files that would be endless, and large ones. */
+static void test_suppress(void **state)
+{
+	static const struct {
+		const char *text, *want;
+	} wrong[] = {
+		{"growth: {suppress: {type: a}}\n", "it takes a list of suppressions"},
+		{"growth: {suppress: [{type: a}]}\n", "'reason' is missing"},
+		{"growth: {suppress: [{reason: a}]}\n", "'type' is missing"},
+		{"growth: {suppress: [{type: a, reason: ''}]}\n", "the reason is empty"},
+		{"growth: {suppress: [{type: a, reason: b, until: tomorrow}]}\n", "'tomorrow' is no day"},
+		{"growth: {suppress: [{type: a, reason: b, why: c}]}\n", "why"},
+	};
+	_cleanup_(config_freep) struct config *c = load_good(
+		"growth:\n  suppress:\n"
+		"    - {type: 'app.*', service: 'shop*', reason: 'ticket 1', until: 2027-01-31}\n"
+		"    - {type: str, reason: always}\n");
+	int64_t end;
+
+	assert_int_equal(parse_rfc3339("2027-01-31T00:00:00Z", &end), 0);
+	assert_int_equal(c->n_suppress, 2);
+	assert_string_equal(config_suppressed(c, "shop.service", "app.Session", end - 1), "ticket 1");
+	assert_null(config_suppressed(c, "shop.service", "app.Session", end));
+	assert_null(config_suppressed(c, "other.service", "app.Session", end - 1));
+	assert_null(config_suppressed(c, "shop.service", "lib.Session", end - 1));
+	assert_string_equal(config_suppressed(c, "other.service", "str", end + 1), "always");
+	prints_to_itself(c);
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+		_cleanup_(config_freep) struct config *none = NULL;
+		_cleanup_free_ char *diag = NULL;
+		struct err err = {{0}};
+
+		write_file("main.yaml", wrong[i].text);
+		assert_int_equal(load(&none, &diag, &err), -EINVAL);
+		if (!strstr(diag, wrong[i].want))
+			fail_msg("%s: not about: %s", diag, wrong[i].want);
+	}
+}
+
 static void test_bombs(void **state)
 {
 	_cleanup_free_ char *big = malloc((1 << 20) + 2), *diag = NULL;
@@ -806,6 +852,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_bad, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(test_exact_output, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(test_warnings, make_dir, remove_dir),
+		cmocka_unit_test_setup_teardown(test_suppress, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(test_bombs, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(test_files, make_dir, remove_dir),
 	};
