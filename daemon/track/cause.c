@@ -18,9 +18,41 @@ struct curve {
 	double level[MOMENTS];
 };
 
+/* Made of C, and parts of everything: a lock, a reference, a context. */
+static bool is_part(const char *name)
+{
+	static const char *const modules[] = {"weakref.", "collections.", "functools.", "itertools.", "types."};
+
+	if (name[0] == '_' && strncmp(name, "__", 2) != 0)
+		return true; /* _thread, _io, _contextvars; not __main__ */
+	for (size_t i = 0; i < ARRAY_SIZE(modules); i++)
+		if (!strncmp(name, modules[i], strlen(modules[i])))
+			return true;
+	return false;
+}
+
 bool cause_is_builtin(const struct track_type *ty)
 {
-	return strchr(track_type_name(ty), '.') == NULL;
+	const char *name = track_type_name(ty);
+
+	return strchr(name, '.') == NULL || is_part(name);
+}
+
+/* How much a built-in type tells: plain values least, then what holds them, then everything that is made
+ * for a purpose (generator, coroutine, frame). */
+static int tells(const struct track_type *ty)
+{
+	static const char *const values[] = {"str", "bytes", "int", "float", "bytearray", "complex", "cell"},
+				 *const holders[] = {"dict", "list", "tuple", "set", "frozenset"};
+	const char *name = track_type_name(ty);
+
+	for (size_t i = 0; i < ARRAY_SIZE(values); i++)
+		if (!strcmp(name, values[i]))
+			return 0;
+	for (size_t i = 0; i < ARRAY_SIZE(holders); i++)
+		if (!strcmp(name, holders[i]))
+			return 1;
+	return is_part(name) ? 2 : 3;
 }
 
 /* Between two points as if it had gone straight from one to the other. */
@@ -139,6 +171,18 @@ static void lead(struct cause_suspect *v, const struct curve *c, size_t n)
 				track_type_verdict(v[k].ty)->kind >= track_type_verdict(v[i].ty)->kind)
 				v[i].leader = v[k].leader;
 	}
+	/* Nothing but built-in ones: what tells least follows. */
+	for (size_t i = 0; i < n; i++) {
+		if (!cause_is_builtin(v[i].ty) || v[i].leader != i)
+			continue;
+		for (size_t k = 0; k < n; k++)
+			if (v[k].leader == k && cause_is_builtin(v[k].ty) && same_shape(&c[i], &c[k]) &&
+				tells(v[k].ty) > tells(v[v[i].leader].ty) &&
+				track_type_verdict(v[k].ty)->kind >= track_type_verdict(v[i].ty)->kind)
+				v[i].leader = k;
+	}
+	for (size_t i = 0; i < n; i++)
+		v[i].leader = v[v[i].leader].leader;
 }
 
 int cause_group(struct cause_suspect *v, size_t n, int64_t since_ms)

@@ -8,7 +8,7 @@
  * when differs by no more than CAUSE_SHAPE. Two classes are told to have one cause only where more than
  * that speaks for it, for all that grows evenly looks alike: how much they grow from one moment to the
  * next goes up and down together. Then the one of which there are fewer leads, as the holder of
- * many does.
+ * many does. Where only built-in ones grow, what says least about the cause (str, then dict) follows.
  */
 #ifndef PYLEAK_TRACK_CAUSE_H
 #define PYLEAK_TRACK_CAUSE_H
@@ -27,7 +27,7 @@ struct cause_suspect {
 /* Looks at the growth since since_ms. -ENOMEM: then everybody leads. */
 int cause_group(struct cause_suspect *v, size_t n, int64_t since_ms);
 
-/* Whether the type has no module: "dict". */
+/* Whether the type has no module ("dict"), or one of CPython's for parts ("_thread.lock"). */
 bool cause_is_builtin(const struct track_type *ty);
 
 #endif

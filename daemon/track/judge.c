@@ -129,7 +129,9 @@ static unsigned tiers_put(struct judge *j, unsigned k, struct slot s)
 
 static unsigned put_point(struct judge *j, const struct series_point *p)
 {
-	struct slot s = {p->p.at_ms / j->slot_ms, (double)(p->low - j->origin),
+	/* A level that is surely there: where only births are seen until the next census, it stands still. */
+	struct slot s = {p->p.at_ms / j->slot_ms,
+		(double)(p->low - j->origin) - (double)MAX(p->p.bound, 0),
 		(double)(p->peak - j->origin), p->flags & SERIES_FELL, p->p.at_ms % j->slot_ms};
 
 	return tiers_put(j, 0, s);

@@ -25,6 +25,9 @@
  * third of the time it is judged by did not grow, or when half of what had grown since is gone
  * again; a watch at half of its own threshold.
  *
+ * Floors are of what is surely there, the level less what it may be off: that of which only births are seen
+ * from one reading of the target's memory to the next does not grow by that.
+ *
  * Only slots in which there were samples are looked at. Where these come seldom and irregularly (a
  * busy target within its budget), five of them and no hole longer than a quarter of the time are
  * enough, if they say it clearly; else nothing is said.

@@ -344,7 +344,8 @@ int series_add(struct series *s, const struct track_point *p, uint64_t interval_
 	s->moved = last && !brk && (s->moved || new.level != last->level);
 	equal = last && !brk && last->p.count == p->count && last->p.births == p->births &&
 		last->p.deaths == p->deaths;
-	if (equal && !(new.flags &SERIES_GAP)) {
+	if (equal && !(new.flags & SERIES_GAP)) {
+		last->p.bound = p->bound;
 		if (last->p.at_ms == new.p.at_ms)
 			return 0;
 		if (last->flags & SERIES_FLAT) {

@@ -98,11 +98,23 @@ static void test_built_ins_follow_a_class(void **state)
 
 static void test_built_ins_alone(void **state)
 {
-	struct cause_suspect v[] = {grows("dict", twice_as_many), grows("str", steady)};
+	struct cause_suspect v[] = {grows("str", steady), grows("dict", twice_as_many), grows("int", late),
+		grows("list", steady)};
+	struct cause_suspect parts[] = {grows("_thread.RLock", steady), grows("logging.StreamHandler", steady),
+		grows("dict", steady)};
+	struct cause_suspect made[] = {grows("list", steady), grows("generator", steady), grows("str", steady)};
 
 	group(v, ARRAY_SIZE(v));
-	assert_int_equal(v[0].leader, 0);
+	assert_int_equal(v[0].leader, 1); /* plain values with what holds them */
 	assert_int_equal(v[1].leader, 1);
+	assert_int_equal(v[2].leader, 2); /* in another way */
+	assert_int_equal(v[3].leader, 3);
+	group(parts, ARRAY_SIZE(parts));
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(parts[i].leader, 1);
+	group(made, ARRAY_SIZE(made));
+	for (int i = 0; i < 3; i++)
+		assert_int_equal(made[i].leader, 1);
 }
 
 static void test_classes_in_step(void **state)

@@ -502,6 +502,30 @@ static void test_level_becomes_known(void **state)
 	assert_int_equal(g.count, 707210);
 }
 
+/* Where deaths are not seen, the level rises by births and is known by as much less: no growth. */
+static void test_bounds(void **state)
+{
+	_cleanup_(track_freep) struct track *t = NULL;
+	struct track_type *drifts, *known, *doubtful;
+
+	assert_int_equal(track_new(&defaults, T0 - 24 * H, &t), 0);
+	drifts = track_type_get(t, 1, "tuple");
+	known = track_type_get(t, 2, "tuple");
+	doubtful = track_type_get(t, 3, "str");
+	for (int64_t ms = 0; ms <= 6 * H; ms += 10 * S) {
+		struct track_point p = {.at_ms = T0 + ms, .count = 100000 + ms / S, .births = (uint64_t)(ms / S)};
+
+		track_sample(t, known, &p);
+		p.bound = 64 + ms / S;
+		track_sample(t, drifts, &p);
+		assert_int_equal(track_type_verdict(drifts)->kind, TRACK_NONE);
+		p.bound = 30000; /* all of it may be an error */
+		track_sample(t, doubtful, &p);
+		assert_int_equal(track_type_verdict(doubtful)->kind, TRACK_NONE);
+	}
+	assert_int_equal(track_type_verdict(known)->kind, TRACK_LEAK);
+}
+
 static void test_time(void **state)
 {
 	_cleanup_(track_freep) struct track *t = NULL;
@@ -822,6 +846,7 @@ int main(void)
 		cmocka_unit_test(test_hysteresis),
 		cmocka_unit_test(test_counter_restart),
 		cmocka_unit_test(test_level_becomes_known),
+		cmocka_unit_test(test_bounds),
 		cmocka_unit_test(test_time),
 		cmocka_unit_test(test_gaps),
 		cmocka_unit_test(test_huge_values),

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """As Django keeps connection.queries while DEBUG is on ("Why is Django leaking memory?" in its
 FAQ)."""
+# alone: what the collector does not track is read from memory, by turns
 # leaks: dict|*
 
 from pace import now, rounds

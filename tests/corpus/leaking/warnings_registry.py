@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Warnings with ever new texts: __warningregistry__ keeps each, as reported of CPython's
 warnings."""
+# alone: what the collector does not track is read from memory, by turns
 # leaks: tuple|str|*
 
 import warnings
