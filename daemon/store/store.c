@@ -48,6 +48,21 @@ static const char *const migrations[] = {
 	"  type TEXT NOT NULL,"
 	"  at_ms INTEGER NOT NULL);"
 	"CREATE INDEX firings_at ON firings (at_ms);",
+	"CREATE TABLE series ("
+	"  pid INTEGER NOT NULL,"
+	"  start_ticks INTEGER NOT NULL,"
+	"  addr INTEGER NOT NULL,"
+	"  type TEXT NOT NULL,"
+	"  at_ms INTEGER NOT NULL,"
+	"  bytes BLOB NOT NULL,"
+	"  PRIMARY KEY (pid, start_ticks, addr)) WITHOUT ROWID;"
+	"CREATE TABLE services ("
+	"  service TEXT NOT NULL,"
+	"  type TEXT NOT NULL,"
+	"  at_ms INTEGER NOT NULL,"
+	"  plateau INTEGER NOT NULL,"
+	"  leaked INTEGER NOT NULL,"
+	"  PRIMARY KEY (service, type)) WITHOUT ROWID;",
 };
 
 /* ---- SQLite --------------------------------------------------------------------------------- */
@@ -885,6 +900,156 @@ int store_firing_list(struct store *s, int64_t since_ms, struct trigger_record *
 	}
 	if (rc != SQLITE_DONE)
 		return db_error(s, "list the firings", err);
+	*ret = TAKE_PTR(list);
+	*ret_n = n;
+	return 0;
+}
+
+/* ---- series and what is known of services --------------------------------------------------- */
+
+static int simple(struct store *s, const char *sql, const char *what, struct err *err)
+{
+	return sqlite3_exec(s->db, sql, NULL, NULL, NULL) == SQLITE_OK ? 0 : db_error(s, what, err);
+}
+
+int store_begin(struct store *s, struct err *err)
+{
+	return simple(s, "BEGIN IMMEDIATE", "begin to keep series", err);
+}
+
+int store_commit(struct store *s, struct err *err)
+{
+	int r = simple(s, "COMMIT", "keep series", err);
+
+	if (r)
+		simple(s, "ROLLBACK", "let go of series", NULL);
+	return r;
+}
+
+int store_series_put(struct store *s, const struct store_series *x, struct err *err)
+{
+	_cleanup_stmt_ sqlite3_stmt *st = prepare(s,
+		"INSERT OR REPLACE INTO series (pid, start_ticks, addr, type, at_ms, bytes)"
+		" VALUES (?1, ?2, ?3, ?4, ?5, ?6)");
+
+	if (st) {
+		sqlite3_bind_int64(st, 1, x->pid);
+		sqlite3_bind_int64(st, 2, (sqlite3_int64)x->start_ticks);
+		sqlite3_bind_int64(st, 3, (sqlite3_int64)x->addr);
+		bind_text(st, 4, x->type);
+		sqlite3_bind_int64(st, 5, x->at_ms);
+		sqlite3_bind_blob(st, 6, x->bytes, (int)x->n_bytes, SQLITE_TRANSIENT);
+	}
+	return run(s, st, "keep a series", err);
+}
+
+int store_series_list(struct store *s, int32_t pid, uint64_t start_ticks, struct store_series **ret, size_t *ret_n,
+	struct err *err)
+{
+	_cleanup_stmt_ sqlite3_stmt *st = prepare(s, "SELECT addr, type, at_ms, bytes FROM series"
+						     " WHERE pid = ?1 AND start_ticks = ?2 LIMIT 65536");
+	struct store_series *list = NULL;
+	size_t n = 0, cap = 0;
+	int rc = SQLITE_ERROR;
+
+	if (st) {
+		sqlite3_bind_int64(st, 1, pid);
+		sqlite3_bind_int64(st, 2, (sqlite3_int64)start_ticks);
+	}
+	while (st && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+		const void *bytes = sqlite3_column_blob(st, 3);
+		int n_bytes = sqlite3_column_bytes(st, 3);
+		void *bigger = grow(list, n, &cap, sizeof(*list));
+
+		if (bigger)
+			list = bigger;
+		if (!bigger || !bytes || n_bytes <= 0 || n_bytes > STORE_SERIES_MAX)
+			continue; /* what cannot be taken begins anew */
+		list[n] = (struct store_series){.pid = pid, .start_ticks = start_ticks,
+			.addr = (uint64_t)sqlite3_column_int64(st, 0),
+			.at_ms = sqlite3_column_int64(st, 2), .n_bytes = (size_t)n_bytes};
+		column_text(st, 1, list[n].type, sizeof(list[n].type));
+		list[n].bytes = malloc((size_t)n_bytes);
+		if (!list[n].bytes)
+			continue;
+		memcpy(list[n++].bytes, bytes, (size_t)n_bytes);
+	}
+	if (rc != SQLITE_DONE) {
+		store_series_free(list, n);
+		return db_error(s, "list the series", err);
+	}
+	*ret = list;
+	*ret_n = n;
+	return 0;
+}
+
+void store_series_free(struct store_series *list, size_t n)
+{
+	for (size_t i = 0; i < n; i++)
+		free(list[i].bytes);
+	free(list);
+}
+
+int store_series_forget(struct store *s, int32_t pid, uint64_t start_ticks, int64_t before_ms, struct err *err)
+{
+	_cleanup_stmt_ sqlite3_stmt *st = prepare(s,
+		"DELETE FROM series WHERE (pid = ?1 AND start_ticks = ?2) OR at_ms < ?3");
+
+	if (st) {
+		sqlite3_bind_int64(st, 1, pid);
+		sqlite3_bind_int64(st, 2, (sqlite3_int64)start_ticks);
+		sqlite3_bind_int64(st, 3, before_ms);
+	}
+	return run(s, st, "forget series", err);
+}
+
+int store_service_put(struct store *s, const char *service, const struct store_service *x, struct err *err)
+{
+	_cleanup_stmt_ sqlite3_stmt *st = prepare(s,
+		"INSERT OR REPLACE INTO services (service, type, at_ms, plateau, leaked)"
+		" VALUES (?1, ?2, ?3, ?4, ?5)");
+
+	if (st) {
+		bind_text(st, 1, service);
+		bind_text(st, 2, x->type);
+		sqlite3_bind_int64(st, 3, x->at_ms);
+		sqlite3_bind_int64(st, 4, x->expectation.plateau);
+		sqlite3_bind_int(st, 5, x->expectation.leaked);
+	}
+	return run(s, st, "keep what is known of a service", err);
+}
+
+int store_service_list(struct store *s, const char *service, int64_t since_ms, struct store_service **ret,
+	size_t *ret_n, struct err *err)
+{
+	_cleanup_stmt_ sqlite3_stmt *st = NULL, *old = NULL;
+	_cleanup_free_ struct store_service *list = NULL;
+	size_t n = 0, cap = 0;
+	int rc = SQLITE_ERROR, r;
+
+	old = prepare(s, "DELETE FROM services WHERE at_ms < ?1");
+	if (old)
+		sqlite3_bind_int64(old, 1, since_ms);
+	r = run(s, old, "forget services", err);
+	if (r)
+		return r;
+	st = prepare(s, "SELECT type, at_ms, plateau, leaked FROM services WHERE service = ?1 ORDER BY type LIMIT 65536");
+	if (st)
+		bind_text(st, 1, service);
+	while (st && (rc = sqlite3_step(st)) == SQLITE_ROW) {
+		void *bigger = grow(list, n, &cap, sizeof(*list));
+
+		if (!bigger)
+			return err_set(err, -ENOMEM, "out of memory");
+		list = bigger;
+		list[n] = (struct store_service){.at_ms = sqlite3_column_int64(st, 1),
+			.expectation = {.plateau = sqlite3_column_int64(st, 2),
+				.leaked = sqlite3_column_int(st, 3) != 0}};
+		column_text(st, 0, list[n].type, sizeof(list[n].type));
+		n++;
+	}
+	if (rc != SQLITE_DONE)
+		return db_error(s, "list what is known of a service", err);
 	*ret = TAKE_PTR(list);
 	*ret_n = n;
 	return 0;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What survives a restart of the daemon: the index of dumps and the firings of triggers, in one
+ * What survives a restart of the daemon: the index of dumps, the firings of triggers, the series of
+ * watched processes and what earlier lives of a service have shown, in one
  * SQLite file below the state folder (0700), and the dump folders beside it:
  *
  *   STATE/pyleak.db
@@ -16,6 +17,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+#include "daemon/track/track.h"
 #include "daemon/trigger/trigger.h"
 #include "daemon/util/err.h"
 
@@ -58,5 +60,37 @@ int store_firing_add(struct store *s, const struct trigger_record *r, struct err
 /* Firings since since_ms, oldest first; malloc'ed. Older than that and 30 days are deleted. */
 int store_firing_list(struct store *s, int64_t since_ms, struct trigger_record **ret, size_t *ret_n,
 	struct err *err);
+
+/* The series of one type of one process (track_type_save()), so that it outlives the daemon. Many are put
+ * between store_begin() and store_commit(). */
+#define STORE_SERIES_MAX TRACK_SAVED_MAX
+struct store_series {
+	int32_t pid;
+	uint64_t start_ticks, addr; /* of the process, of the type */
+	char type[256];
+	int64_t at_ms;
+	void *bytes;
+	size_t n_bytes;
+};
+int store_begin(struct store *s, struct err *err);
+int store_commit(struct store *s, struct err *err);
+int store_series_put(struct store *s, const struct store_series *x, struct err *err);
+/* Of one process; *ret is freed with store_series_free(). */
+int store_series_list(struct store *s, int32_t pid, uint64_t start_ticks, struct store_series **ret, size_t *ret_n,
+	struct err *err);
+void store_series_free(struct store_series *list, size_t n);
+/* Of this process, and all that are older. */
+int store_series_forget(struct store *s, int32_t pid, uint64_t start_ticks, int64_t before_ms, struct err *err);
+
+/* What a life of a service has shown of one type. */
+struct store_service {
+	char type[256];
+	int64_t at_ms;
+	struct track_expectation expectation;
+};
+int store_service_put(struct store *s, const char *service, const struct store_service *x, struct err *err);
+/* By type; malloc'ed. Older than since_ms, of any service, are deleted. */
+int store_service_list(struct store *s, const char *service, int64_t since_ms, struct store_service **ret,
+	size_t *ret_n, struct err *err);
 
 #endif

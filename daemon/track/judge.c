@@ -21,6 +21,8 @@
 #define CHANCE_SIGMA  3.5 /* how far from chance the order of the slots must be */
 #define LAST_LEAST    0.25 /* of its due must the last eighth have grown */
 #define STANDING      0.1 /* a third that grows less, as a share of its due, stands still */
+#define REST_SLOTS    12  /* three windows, in which a level */
+#define REST          0.1 /* varies less, as a share of itself: it has come to rest */
 #define BOUND_FADE    0.95
 #define PLATEAU_ROOM  1.1 /* above what the service always grew to, by so much, is news */
 /* How many times the usual swing the growth must be. */
@@ -747,12 +749,19 @@ int judge_load(struct judge *j, const struct series *s, struct track_verdict *v,
 int64_t judge_plateau(const struct judge *j)
 {
 	const struct judge_tier *t = j->tiers;
-	double highest = -HUGE_VAL;
+	double highest = -HUGE_VAL, lowest = HUGE_VAL;
 
-	if (!t || tier_slots(j, 0) < JUDGE_SLOTS)
+	if (!t || tier_slots(j, HELD_TIER) < REST_SLOTS)
 		return TRACK_UNKNOWN;
-	for (int64_t i = t->open - JUDGE_SLOTS; i < t->open; i++)
-		if (t->sampled & bit(i))
-			highest = MAX(highest, (double)t->lows[(uint64_t)i % JUDGE_SLOTS]);
-	return isfinite(highest) ? j->origin + (int64_t)highest : TRACK_UNKNOWN;
+	t = &j->tiers[HELD_TIER];
+	for (int64_t i = t->open - REST_SLOTS; i < t->open; i++) {
+		double low = (double)t->lows[(uint64_t)i % JUDGE_SLOTS] + (double)j->origin;
+
+		if (!(t->sampled & bit(i)))
+			continue;
+		highest = MAX(highest, low);
+		lowest = MIN(lowest, low);
+	}
+	/* What still went up or down has come to no rest. */
+	return isfinite(highest) && highest - lowest <= REST * highest ? (int64_t)highest : TRACK_UNKNOWN;
 }

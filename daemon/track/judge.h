@@ -76,8 +76,7 @@ void judge(struct judge *j, const struct track_config *c, int64_t usable_from_ms
 size_t judge_save(const struct judge *j, const struct track_verdict *v, uint8_t *buf, size_t size);
 int judge_load(struct judge *j, const struct series *s, struct track_verdict *v, const uint8_t *buf, size_t n);
 
-/* The level that was held at the end of its life: highest floor of the last window and a half, or
- * TRACK_UNKNOWN. */
+/* The level that a type has come to rest at, of the last three windows, or TRACK_UNKNOWN. */
 int64_t judge_plateau(const struct judge *j);
 
 #endif

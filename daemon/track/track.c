@@ -237,6 +237,11 @@ bool track_type_learned(const struct track_type *ty, struct track_expectation *r
 	return true;
 }
 
+bool track_type_moved(const struct track_type *ty)
+{
+	return ty->judge.tiers || ty->series.moved;
+}
+
 size_t track_type_save(const struct track_type *ty, uint8_t *buf, size_t size)
 {
 	uint32_t head[2]; /* bytes of the series, of the judge */

@@ -101,6 +101,9 @@ void track_type_expect(struct track_type *ty, const struct track_expectation *e)
 /* What this life has shown; false: too little. */
 bool track_type_learned(const struct track_type *ty, struct track_expectation *ret);
 
+/* Its level has changed since the first sample. */
+bool track_type_moved(const struct track_type *ty);
+
 /* All that is known of a type, so that it outlives the daemon: at most TRACK_SAVED_MAX bytes; their
  * number, 0: nothing. track_type_load() is for a type without samples; what it is given may be
  * anything: -EBADMSG, and the type is as new. */

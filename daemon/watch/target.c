@@ -98,6 +98,7 @@ static void take_sample(struct target *t, int64_t at_ms, bool levels)
 	for (size_t i = 0; i < t->n_types; i++)
 		type_rates(t, t->types[i], at_ms);
 	look_at_process(t);
+	target_kept_sampled(t);
 	if (t->o.on_sample)
 		t->o.on_sample(t, t->o.userdata);
 }
@@ -501,6 +502,7 @@ static int on_tick(sd_event_source *s, uint64_t usec, void *userdata)
 	sd_event_source_set_time_relative(s, t->o.config->growth_interval_ns / 1000);
 	sd_event_source_set_enabled(s, SD_EVENT_ONESHOT);
 	if (start_stack(t->info.id.pid) != t->start_stack) {
+		t->ended = true;
 		t->o.on_gone(t, "it executed another program", t->o.userdata);
 		return 0;
 	}
@@ -519,6 +521,7 @@ static int on_exit_fd(sd_event_source *s, int fd, uint32_t revents, void *userda
 {
 	struct target *t = userdata;
 
+	t->ended = true;
 	t->o.on_gone(t, "it ended", t->o.userdata);
 	return 0;
 }
@@ -574,6 +577,7 @@ int target_open(pid_t pid, const struct target_options *o, struct target **ret, 
 	}
 	t->start_stack = start_stack(pid);
 	name_service(t);
+	target_kept_load(t);
 	tc = growth_of(o->config);
 	r = track_new(&tc, (int64_t)t->info.start_realtime_ms, &t->track);
 	if (r) {
@@ -628,6 +632,7 @@ void target_free(struct target *t)
 {
 	if (!t)
 		return;
+	target_kept_end(t);
 	record_target_gone(t->o.record, t->recorded);
 	reader_forget(t->o.reader, t);
 	target_budget_release(t);

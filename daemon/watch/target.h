@@ -25,6 +25,7 @@
 #include "daemon/probe/probe.h"
 #include "daemon/python/python.h"
 #include "daemon/record/record.h"
+#include "daemon/store/store.h"
 #include "daemon/track/law.h"
 #include "daemon/track/track.h"
 #include "daemon/util/u64map.h"
@@ -112,6 +113,7 @@ struct target_options {
 	struct reader *reader;
 	struct target_turns *turns;
 	struct record_writer *record;
+	struct store *store;
 	sd_event *event;
 	void *userdata;
 	void (*on_sample)(

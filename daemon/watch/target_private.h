@@ -6,6 +6,7 @@
  *   target_types.c  its types: levels, flows, what they are worth
  *   target_budget.c what is attached, and when
  *   target_blocks.c levels of what the collector does not track
+ *   target_kept.c   what outlives the daemon, and the process
  */
 #ifndef PYLEAK_WATCH_TARGET_PRIVATE_H
 #define PYLEAK_WATCH_TARGET_PRIVATE_H
@@ -59,6 +60,13 @@ struct target {
 	struct track *track;
 	char sites[768];
 	char service[256];
+	bool ended;        /* the process is gone */
+	struct {           /* from the store, see target_kept.c */
+		struct store_series *series;
+		struct store_service *services;
+		size_t n_series, n_services;
+		int64_t saved_ms;
+	} kept;
 	unsigned recorded; /* its number in the recording; 0: it is in none */
 	int pidfd;
 	uint64_t start_stack; /* changes when the process executes another program */
@@ -163,6 +171,16 @@ bool target_budget_all_since(const struct target *t, int64_t ms);
  * that may be off, two standard errors; -1: not known yet. */
 double target_budget_rate(const struct target *t, const struct target_type *ty, bool deaths,
 	double *ret_bound);
+
+/* ---- target_kept.c ---- */
+
+/* Reads what the store has of this process and of its service. */
+void target_kept_load(struct target *t);
+/* Of a type that is new to the track: what it was when the daemon ended, and what to expect of it. */
+void target_kept_type(struct target *t, struct target_type *ty);
+/* Writes it, now and then; and at the end. */
+void target_kept_sampled(struct target *t);
+void target_kept_end(struct target *t);
 
 /* ---- target.c ---- */
 

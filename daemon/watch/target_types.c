@@ -179,6 +179,7 @@ void type_name(struct target *t, struct target_type *ty)
 	ty->print = print_of(t, ty->addr);
 	type_law_reset(ty);
 	ty->track = track_type_get(t->track, ty->serial, ty->info.name);
+	target_kept_type(t, ty);
 }
 
 bool type_found(struct target *t, uint64_t addr)

@@ -319,6 +319,7 @@ static int open_target(struct watch *w, pid_t pid, struct err *err)
 		.reader = w->reader,
 		.turns = &w->turns,
 		.record = w->o.record,
+		.store = w->o.store,
 		.event = w->o.event,
 		.userdata = w,
 		.on_sample = on_sample,

@@ -12,7 +12,7 @@ import unittest
 
 sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../corpus"))
 import corpus  # noqa: E402
-from harness import BUILD, RootTest  # noqa: E402
+from harness import BUILD, Daemon, RootTest, Target  # noqa: E402
 
 RECORDINGS = os.path.join(os.path.dirname(__file__), "../corpus/recordings")
 LIVE = ["sessions", "few_of_many", "flushed_cache", "lru_fills"]
@@ -105,6 +105,50 @@ class Live(RootTest):
             with self.subTest(p.name):
                 # A busy machine may cost a window.
                 self.assertIsNone(corpus.judge(p, corpus.leaders(document, p.process.pid), slack=3))
+
+
+class Kept(RootTest):
+    LEAK = ("class Session: pass\nkept = []\nsay('up')\n"
+            "while True:\n  kept.append(Session()); time.sleep(0.005)\n")
+
+    def suspect(self, d, pid):
+        found = [s for s in d.ask("suspects", pid)["suspects"] if s["type"] == "__main__.Session"]
+        return found[0] if found and found[0]["verdict"] == "leak" else None
+
+    def test_daemon_restarts(self):
+        """The verdict outlives the daemon: it is there before a window has passed."""
+        target = Target(self, self.LEAK)
+        target.hear()
+        config = {"growth": {"interval": "200ms", "warmup": "0s", "window": "6s", "min_objects": 100},
+                  "budget": {"cpu": "unlimited"}}
+        d = Daemon(self, target.pid, config=config)
+        first = d.wait_for(lambda: self.suspect(d, target.pid), what="verdict")
+        self.assertEqual(d.stop(), 0)
+        again = Daemon(self, target.pid, config=config, args=["--state-dir", d.state])
+        second = again.wait_for(lambda: self.suspect(again, target.pid), what="verdict")
+        self.assertEqual(second["first_seen"], first["first_seen"])
+        # and so does the history
+        points = again.ask("history", target.pid, "--type", "__main__.Session", "--since", "1h")["points"]
+        self.assertLess(corpus.stamp(points[0]["at"]), corpus.stamp(first["first_seen"]))
+
+    def test_target_restarts(self):
+        """What leaked before needs no more than a window."""
+        target = Target(self, self.LEAK, name="leaks_again.py")
+        target.hear()
+        config = {"growth": {"interval": "200ms", "warmup": "0s", "window": "6s", "min_objects": 100},
+                  "budget": {"cpu": "unlimited"}, "targets": [{"match": {"cmdline": f"*{target.path}*"}}]}
+        d = Daemon(self, config=config)
+        d.wait_for(lambda: d.ask("status")["targets"], what="target")
+        d.wait_for(lambda: self.suspect(d, target.pid), what="verdict")
+        target.process.kill()
+        target.process.wait()
+        again = subprocess.Popen(["/usr/bin/python3", target.path], stdout=subprocess.DEVNULL,
+                                 stdin=subprocess.DEVNULL)
+        self.addCleanup(again.wait)
+        self.addCleanup(again.kill)
+        d.wait_for(lambda: d.ctl("suspects", again.pid).code == 0, what="target")
+        second = d.wait_for(lambda: self.suspect(d, again.pid), what="verdict")
+        self.assertIn("it leaked before the last restart as well", second["reason"])
 
 
 if __name__ == "__main__":

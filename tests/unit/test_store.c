@@ -607,7 +607,8 @@ static void test_not_a_database(void **state)
 static void test_newer_schema(void **state)
 {
 	struct fixture *f = *state;
-	char path[PATH_MAX];
+	char path[PATH_MAX], back[64];
+	sqlite3_stmt *st;
 	sqlite3 *db;
 
 	make(f, 1, AT_MS, 1);
@@ -615,6 +616,10 @@ static void test_newer_schema(void **state)
 	f->s = NULL;
 	snprintf(path, sizeof(path), "%s/pyleak.db", f->dir);
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
+	assert_int_equal(sqlite3_prepare_v2(db, "PRAGMA user_version", -1, &st, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_step(st), SQLITE_ROW);
+	snprintf(back, sizeof(back), "PRAGMA user_version = %d", sqlite3_column_int(st, 0));
+	sqlite3_finalize(st);
 	assert_int_equal(
 		sqlite3_exec(db, "PRAGMA user_version = 999", NULL, NULL, NULL), SQLITE_OK);
 	sqlite3_close(db);
@@ -622,7 +627,7 @@ static void test_newer_schema(void **state)
 	assert_non_null(strstr(f->err.msg, "999"));
 	/* nothing of it was lost */
 	assert_int_equal(sqlite3_open(path, &db), SQLITE_OK);
-	assert_int_equal(sqlite3_exec(db, "PRAGMA user_version = 1", NULL, NULL, NULL), SQLITE_OK);
+	assert_int_equal(sqlite3_exec(db, back, NULL, NULL, NULL), SQLITE_OK);
 	sqlite3_close(db);
 	assert_int_equal(store_open(f->dir, &f->s, &f->err), 0);
 	assert_int_equal(count(f), 1);
@@ -725,6 +730,67 @@ static void test_firings(void **state)
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 
+static void test_series(void **state)
+{
+	struct fixture *f = *state;
+	int64_t now = now_realtime_ms(), day = 86400000;
+	char bytes[] = "\0bytes of \'a type", other[] = "x";
+	struct store_series x = {.pid = 7, .start_ticks = UINT64_MAX, .addr = UINT64_MAX - 8,
+		.type = "a.B\'; --", .at_ms = now, .bytes = bytes, .n_bytes = sizeof(bytes)}, *list = NULL;
+	size_t n;
+
+	assert_int_equal(store_begin(f->s, &f->err), 0);
+	assert_int_equal(store_series_put(f->s, &x, &f->err), 0);
+	assert_int_equal(store_series_put(f->s, &x, &f->err), 0); /* takes the place of the first */
+	x.start_ticks = 5; /* another process of that pid */
+	x.bytes = other;
+	x.n_bytes = 1;
+	x.at_ms = now - 3 * day;
+	assert_int_equal(store_series_put(f->s, &x, &f->err), 0);
+	assert_int_equal(store_commit(f->s, &f->err), 0);
+	reopen(f);
+	assert_int_equal(store_series_list(f->s, 7, UINT64_MAX, &list, &n, &f->err), 0);
+	assert_int_equal(n, 1);
+	assert_true(list[0].addr == UINT64_MAX - 8);
+	assert_string_equal(list[0].type, x.type);
+	assert_int_equal(list[0].n_bytes, sizeof(bytes));
+	assert_memory_equal(list[0].bytes, bytes, sizeof(bytes));
+	store_series_free(list, n);
+	/* This one is forgotten, and what is older than two days. */
+	assert_int_equal(store_series_forget(f->s, 7, UINT64_MAX, now - 2 * day, &f->err), 0);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(store_series_list(f->s, 7, i ? 5 : UINT64_MAX, &list, &n, &f->err), 0);
+		assert_int_equal(n, 0);
+		store_series_free(list, n);
+	}
+}
+
+static void test_services(void **state)
+{
+	struct fixture *f = *state;
+	int64_t now = now_realtime_ms(), day = 86400000;
+	struct store_service x = {.type = "a.B", .at_ms = now, .expectation = {.plateau = 12345}};
+	_cleanup_free_ struct store_service *list = NULL, *rest = NULL;
+	size_t n;
+
+	assert_int_equal(store_service_put(f->s, "shop", &x, &f->err), 0);
+	strcpy(x.type, "a.A");
+	x.expectation = (struct track_expectation){.leaked = true};
+	x.at_ms = now - 3 * day;
+	assert_int_equal(store_service_put(f->s, "shop", &x, &f->err), 0);
+	assert_int_equal(store_service_put(f->s, "other", &x, &f->err), 0);
+	reopen(f);
+	assert_int_equal(store_service_list(f->s, "shop", 0, &list, &n, &f->err), 0);
+	assert_int_equal(n, 2);
+	assert_string_equal(list[0].type, "a.A");
+	assert_true(list[0].expectation.leaked);
+	assert_int_equal(list[1].expectation.plateau, 12345);
+	assert_false(list[1].expectation.leaked);
+	assert_int_equal(store_service_list(f->s, "shop", now - 2 * day, &rest, &n, &f->err), 0);
+	assert_int_equal(n, 1);
+	assert_string_equal(rest[0].type, "a.B");
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -751,6 +817,8 @@ int main(void)
 		T(test_locked_by_another_program),
 		T(test_full_disk),
 		T(test_firings),
+		T(test_series),
+		T(test_services),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -502,6 +502,85 @@ static void test_level_becomes_known(void **state)
 	assert_int_equal(g.count, 707210);
 }
 
+static double plateau_after_ramp(int64_t ms) /* up for two windows, then still */
+{
+	return 5000 + 40000.0 * MIN(ms, H) / H;
+}
+
+/* What an earlier life has shown: a ramp to the usual level is none, above it is; a known leak needs less. */
+static void test_expectation(void **state)
+{
+	static const struct {
+		struct track_expectation e;
+		level_fn f;
+		int64_t leak_from, leak_to; /* minutes; 0: never */
+	} cases[] = {
+		{{0, false}, plateau_after_ramp, 45, 47},
+		{{45000, false}, plateau_after_ramp, 0, 0},
+		{{20000, false}, plateau_after_ramp, 45, 47},
+		{{0, true}, slow_leak, 30, 32},
+	};
+	struct track_expectation learned;
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		_cleanup_(track_freep) struct track *t = NULL;
+		struct track_type *ty;
+		int64_t found = 0;
+
+		assert_int_equal(track_new(&defaults, T0 - 24 * H, &t), 0);
+		ty = track_type_get(t, 1, "a.B");
+		track_type_expect(ty, &cases[i].e);
+		for (int64_t ms = 0; ms <= 6 * H; ms += 10 * S) {
+			sample(t, ty, T0 + ms, (int64_t)cases[i].f(ms), 0, 0);
+			if (!found && track_type_verdict(ty)->kind == TRACK_LEAK)
+				found = ms / MIN_;
+			if (ms == H) /* it has not come to rest */
+				assert_true(!track_type_learned(ty, &learned) || learned.leaked);
+		}
+		assert_in_range(found, cases[i].leak_from, cases[i].leak_to);
+		assert_true(track_type_learned(ty, &learned));
+		assert_int_equal(learned.leaked, cases[i].f == slow_leak);
+		assert_int_equal(learned.plateau, learned.leaked ? 0 : 45000);
+	}
+}
+
+/* The daemon ends and comes back: the series goes on where it was, and the verdict with it. */
+static void test_kept(void **state)
+{
+	_cleanup_(track_freep) struct track *a = NULL, *b = NULL;
+	struct track_type *before, *after, *fresh;
+	uint8_t buf[TRACK_SAVED_MAX];
+	struct track_growth g;
+	size_t n;
+
+	assert_int_equal(track_new(&defaults, T0 - 24 * H, &a), 0);
+	assert_int_equal(track_new(&defaults, T0 - 24 * H, &b), 0);
+	before = track_type_get(a, 1, "a.B");
+	after = track_type_get(b, 1, "a.B");
+	fresh = track_type_get(b, 2, "a.B");
+	assert_int_equal(track_type_save(before, buf, sizeof(buf)), 0);
+	for (int64_t ms = 0; ms < 40 * MIN_; ms += 10 * S)
+		sample(a, before, T0 + ms, 1000 + ms / S, (uint64_t)(ms / S) + 7, 7);
+	assert_true(track_type_moved(before));
+	n = track_type_save(before, buf, sizeof(buf));
+	assert_true(n > 0);
+	assert_int_equal(track_type_save(before, buf, n - 1), 0);
+	n = track_type_save(before, buf, sizeof(buf));
+	for (size_t cut = 0; cut < n; cut++)
+		assert_int_equal(track_type_load(fresh, buf, cut), -EBADMSG);
+	assert_int_equal(track_type_load(after, buf, n), 0);
+	assert_int_equal(track_type_load(after, buf, n), -EBADMSG); /* it has samples */
+	assert_int_equal(track_type_verdict(after)->kind, TRACK_WATCH);
+	/* Counters begin anew; the level is known. */
+	for (int64_t ms = 41 * MIN_; ms < 50 * MIN_; ms += 10 * S)
+		sample(b, after, T0 + ms, 1000 + ms / S, (uint64_t)(ms / S) - 41 * 60, 0);
+	assert_int_equal(track_type_verdict(after)->kind, TRACK_LEAK);
+	assert_int_equal(track_type_verdict(after)->first_seen_ms, T0 + 30 * MIN_);
+	assert_true(track_type_growth(after, T0, &g));
+	assert_int_equal(g.since_ms, T0);
+	assert_int_equal(g.delta, 50 * 60 - 10);
+}
+
 /* Where deaths are not seen, the level rises by births and is known by as much less: no growth. */
 static void test_bounds(void **state)
 {
@@ -846,6 +925,8 @@ int main(void)
 		cmocka_unit_test(test_hysteresis),
 		cmocka_unit_test(test_counter_restart),
 		cmocka_unit_test(test_level_becomes_known),
+		cmocka_unit_test(test_expectation),
+		cmocka_unit_test(test_kept),
 		cmocka_unit_test(test_bounds),
 		cmocka_unit_test(test_time),
 		cmocka_unit_test(test_gaps),
