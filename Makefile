@@ -211,6 +211,7 @@ MODULES_bench_probe := util python probe
 MODULES_bench_census := util python probe
 MODULES_bench_explain := util graph
 MODULES_bench_verdicts := util track
+MODULES_bench_engine := util track
 define bench_program
 $(O)/bench/$(1): $$(call obj,bench/$(1).c $$(foreach m,$$(MODULES_bench_$(1)),$$(SRC_$$(m))))
 	$$(call say,LD,$$@)

@@ -136,7 +136,7 @@ static int group(const struct replay *r, const struct replay_target *t, int64_t 
 	for (size_t i = 0; i < t->n_types; i++)
 		if (t->types[i].judged && track_type_verdict(t->types[i].ty)->kind != TRACK_NONE)
 			v[n++] = (struct cause_suspect){.ty = t->types[i].ty};
-	if (cause_group(v, n, at_ms - (int64_t)MIN(r->config.window_ms, (uint64_t)INT64_MAX / 2))) {
+	if (cause_group(v, n, MAX(at_ms, 0) - (int64_t)MIN(r->config.window_ms, (uint64_t)INT64_MAX / 2))) {
 		free(v);
 		return -ENOMEM;
 	}

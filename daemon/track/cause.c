@@ -73,7 +73,8 @@ static int curve_of(const struct track_type *ty, int64_t from, int64_t to, struc
 {
 	_cleanup_free_ struct track_point *p = NULL;
 	size_t n, known = 0;
-	int r = track_type_history(ty, from, 0, &p, &n);
+	/* From further back: old points stand apart, and before the first one all would look flat. */
+	int r = track_type_history(ty, from - (to - from) / 2, 0, &p, &n);
 
 	if (r)
 		return r;

@@ -209,14 +209,14 @@ static int cmp_candidate(const void *a, const void *b)
 					: (x->i > y->i) - (x->i < y->i);
 }
 
-/* Drops an eighth of the points, all out of the older half and no two neighbours: those that stand
+/* Drops a fifth of the points, all out of the older half and no two neighbours: those that stand
  * densest for their age. What is left is spaced in proportion to its age, and the first point
  * always stays. */
 static uint32_t thin_points(struct series_point *points, uint32_t n_points)
 {
 	struct thin_candidate candidates[TRACK_POINTS / 2];
 	bool drop[TRACK_POINTS / 2 + 1] = {false};
-	uint32_t half = n_points / 2, want = MAX(n_points / 8, 1), n = 0, out = 0;
+	uint32_t half = n_points / 2, want = MAX(n_points / 5, 1), n = 0, out = 0;
 	uint32_t epoch = series_epoch(points, n_points);
 	int64_t now = points[n_points - 1].p.at_ms;
 
