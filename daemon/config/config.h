@@ -31,6 +31,8 @@ enum config_action {
 enum config_when_kind {
 	WHEN_VERDICT,	 /* verdict: leak | watch (watch is met by leak too) */
 	WHEN_COUNT,	 /* count_above: {type: GLOB, count: N} */
+	WHEN_RATE,	 /* growth_above: {type: GLOB, per_hour: N} */
+	WHEN_SHARE,	 /* share_above: {type: GLOB, share: SHARE of all live objects} */
 	WHEN_RSS,	 /* rss_above: SIZE */
 	WHEN_CGROUP,	 /* cgroup_memory_above: SHARE of the limit */
 	WHEN_ALL,	 /* children, AND */
@@ -39,8 +41,8 @@ enum config_when_kind {
 struct config_when {
 	enum config_when_kind kind;
 	int verdict;	   /* enum track_verdict_kind */
-	char *type;	   /* glob; of WHEN_COUNT, and of WHEN_VERDICT or NULL (every type) */
-	uint64_t count;
+	char *type;	   /* glob; of COUNT, RATE, SHARE, and of WHEN_VERDICT or NULL (every type) */
+	uint64_t count;	   /* or objects an hour */
 	uint64_t bytes;
 	double share;
 	struct config_when *children;

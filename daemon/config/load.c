@@ -728,14 +728,36 @@ static const struct key count_keys[] = {
 	{"count", read_count, NULL, true},
 };
 
-static void read_count_above(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
+static const struct key rate_keys[] = {
+	{"type", read_count_type, NULL, true},
+	{"per_hour", read_count, NULL, true},
+};
+
+static void read_share(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
+{
+	read_value(l, v, &when_cgroup, &((struct config_when *)object)->share);
+}
+
+static const struct key share_keys[] = {
+	{"type", read_count_type, NULL, true},
+	{"share", read_share, NULL, true},
+};
+
+static const struct type_condition {
+	enum config_when_kind kind;
+	const struct key *keys;
+} count_above = {WHEN_COUNT, count_keys}, growth_above = {WHEN_RATE, rate_keys}, share_above = {WHEN_SHARE, share_keys};
+
+/* Each of them has two keys. */
+static void read_of_type(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
 {
 	struct config_when *w = new_condition(l, v, &((struct when_reading *)object)->all);
+	const struct type_condition *c = arg;
 
 	if (!w)
 		return;
-	w->kind = WHEN_COUNT;
-	read_mapping(l, v, count_keys, ARRAY_SIZE(count_keys), w, NULL);
+	w->kind = c->kind;
+	read_mapping(l, v, c->keys, 2, w, NULL);
 }
 
 static void read_rss_above(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
@@ -763,7 +785,9 @@ static void read_any(struct loader *l, const yaml_node_t *v, void *object, const
 static const struct key when_keys[] = {
 	{"verdict", read_verdict, NULL, false},
 	{"type", read_verdict_type, NULL, false},
-	{"count_above", read_count_above, NULL, false},
+	{"count_above", read_of_type, &count_above, false},
+	{"growth_above", read_of_type, &growth_above, false},
+	{"share_above", read_of_type, &share_above, false},
 	{"rss_above", read_rss_above, NULL, false},
 	{"cgroup_memory_above", read_cgroup_above, NULL, false},
 	{"any", read_any, NULL, false},
@@ -787,7 +811,7 @@ static void read_when_into(struct loader *l, const yaml_node_t *v, struct config
 	free(r.type);
 	if (errors == l->errors && !r.all.n_children)
 		error_node(l, v,
-			"no condition, it takes verdict, count_above, rss_above, "
+			"no condition, it takes verdict, count_above, growth_above, share_above, rss_above, "
 			"cgroup_memory_above or any");
 	if (r.all.n_children == 1) {
 		*w = r.all.children[0];

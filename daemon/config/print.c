@@ -83,6 +83,16 @@ static void print_condition(const struct config_when *w, FILE *f)
 		print_string(f, w->type);
 		fprintf(f, ", count: %s}", value_format(&when_count, &w->count, buf));
 		break;
+	case WHEN_RATE:
+		fputs("growth_above: {type: ", f);
+		print_string(f, w->type);
+		fprintf(f, ", per_hour: %s}", value_format(&when_count, &w->count, buf));
+		break;
+	case WHEN_SHARE:
+		fputs("share_above: {type: ", f);
+		print_string(f, w->type);
+		fprintf(f, ", share: %s}", value_format(&when_cgroup, &w->share, buf));
+		break;
 	case WHEN_RSS:
 		fprintf(f, "rss_above: %s", value_format(&when_rss, &w->bytes, buf));
 		break;

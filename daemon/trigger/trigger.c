@@ -181,6 +181,10 @@ static unsigned evaluate(const struct config_when *w, const struct trigger_obser
 		return t && t->count >= 0 && (uint64_t)t->count > w->count && type_fits(w->type, t)
 			       ? IS_TRUE | BY_TYPE
 			       : 0;
+	case WHEN_RATE:
+		return t && t->rate_per_hour > (double)w->count && type_fits(w->type, t) ? IS_TRUE | BY_TYPE : 0;
+	case WHEN_SHARE:
+		return t && t->share > w->share && type_fits(w->type, t) ? IS_TRUE | BY_TYPE : 0;
 	case WHEN_RSS:
 		return o->rss_bytes > w->bytes;
 	case WHEN_CGROUP:
@@ -240,6 +244,12 @@ static void describe(const struct config_when *w, const struct trigger_observati
 		break;
 	case WHEN_COUNT:
 		say(out, "%" PRId64 " objects, above %" PRIu64, t->count, w->count);
+		break;
+	case WHEN_RATE:
+		say(out, "grows by %.0f an hour, above %" PRIu64, t->rate_per_hour, w->count);
+		break;
+	case WHEN_SHARE:
+		say(out, "%.1f %% of all objects, above %.1f %%", t->share * 100, w->share * 100);
 		break;
 	case WHEN_RSS:
 		say(out, "%s resident, above %s", format_size(a, sizeof(a), o->rss_bytes),

@@ -9,8 +9,8 @@
  * before it fires again (a cooldown of 0: it must become false). A condition without a type (RSS,
  * cgroup) has type "".
  *
- * Conditions and types. A rule is asked once for each type, where `verdict` and `count_above` speak
- * of that type, and once for the process without a type, where both are false:
+ * Conditions and types. A rule is asked once for each type, where `verdict` and `*_above` with a
+ * type speak of that type, and once for the process without a type, where both are false:
  *   verdict and count_above in one `when`    both hold for the same type; fires for that type
  *   verdict and rss_above                    the type has the verdict and the process the memory
  *   any: [verdict, rss_above]                fires for each type with the verdict, and for "" when
@@ -35,7 +35,9 @@ struct trigger_engine;
 struct trigger_type_state {
 	const char *type;
 	int64_t count;
-	int verdict; /* enum track_verdict_kind */
+	double rate_per_hour; /* of its growth over the last window; < 0 or 0: none */
+	double share;         /* of all live objects; < 0: not known */
+	int verdict;          /* enum track_verdict_kind */
 };
 struct trigger_observation {
 	const char *service; /* stable name over restarts: unit, or exe + cmdline */

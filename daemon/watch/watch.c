@@ -226,6 +226,7 @@ static void on_sample(struct target *t, void *userdata)
 	};
 	_cleanup_free_ struct suspect *suspects = NULL;
 	size_t n = 0, n_suspects = 0;
+	double objects = 0;
 
 	if (!w->o.config->n_triggers || suspects_of(t, &suspects, &n_suspects))
 		return;
@@ -236,14 +237,25 @@ static void on_sample(struct target *t, void *userdata)
 		return;
 	for (size_t i = 0; i < target_type_count(t); i++) {
 		const struct target_type *ty = target_type_at(t, i);
+		struct track_growth g;
+		int64_t bound = 0;
 
-		if (ty->track)
-			states[o.n_types++] = (struct trigger_type_state){
-				.type = ty->info.name,
-				.count = target_type_level(t, ty, NULL),
-				.verdict = verdict_of(ty, suspects, n_suspects),
-			};
+		if (!ty->track)
+			continue;
+		states[o.n_types] = (struct trigger_type_state){
+			.type = ty->info.name,
+			.count = target_type_level(t, ty, &bound),
+			.verdict = verdict_of(ty, suspects, n_suspects),
+		};
+		if (states[o.n_types].count > 0)
+			objects += (double)states[o.n_types].count;
+		if (track_type_moved(ty->track) &&
+			track_type_growth(ty->track, o.at_ms - target_window_ms(t), &g) && g.delta > bound)
+			states[o.n_types].rate_per_hour = g.rate_per_hour;
+		o.n_types++;
 	}
+	for (size_t i = 0; i < o.n_types; i++)
+		states[i].share = states[i].count > 0 && objects > 0 ? (double)states[i].count / objects : -1;
 	o.types = states;
 	if (trigger_engine_observe(w->triggers, &o, &firings, &n) || !n)
 		return;

@@ -240,6 +240,8 @@ static const char everything[] =
 	"    when:\n"
 	"      verdict: watch\n"
 	"      count_above: {type: app.Session, count: 50000}\n"
+	"      growth_above: {type: app.*, per_hour: 1000}\n"
+	"      share_above: {type: str, share: 60.5%}\n"
 	"      rss_above: 1.5GiB\n"
 	"      any:\n"
 	"        - cgroup_memory_above: 70.25%\n"

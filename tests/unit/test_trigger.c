@@ -194,11 +194,11 @@ static void test_clock_goes_back(void **state)
 /* ---- which conditions -------------------------------------------------------------------------- */
 
 static const struct trigger_type_state types[] = {
-	{"app.Session", 50001, TRACK_LEAK},
-	{"app.Cache", 7, TRACK_WATCH},
-	{"app.Request", 60000, TRACK_NONE},
-	{"dict", INT64_MIN, TRACK_NONE},
-	{"lib.Pool", 100, TRACK_LEAK},
+	{"app.Session", 50001, 2000, 0.45, TRACK_LEAK},
+	{"app.Cache", 7, 0, 0.001, TRACK_WATCH},
+	{"app.Request", 60000, 0, 0.54, TRACK_NONE},
+	{"dict", INT64_MIN, 0, -1, TRACK_NONE},
+	{"lib.Pool", 100, 50, 0.009, TRACK_LEAK},
 };
 
 static void test_conditions(void **state)
@@ -216,6 +216,13 @@ static void test_conditions(void **state)
 		{"{count_above: {type: '*', count: 50}}",
 			"app.Request(threshold) app.Session(threshold) lib.Pool(threshold) "},
 		{"{count_above: {type: dict, count: 0}}", ""}, /* its level is not known */
+		{"{growth_above: {type: '*', per_hour: 49}}", "app.Session(threshold) lib.Pool(threshold) "},
+		{"{growth_above: {type: '*', per_hour: 50}}", "app.Session(threshold) "},
+		{"{growth_above: {type: lib.*, per_hour: 50}}", ""},
+		{"{growth_above: {type: '*', per_hour: 0}}", "app.Session(threshold) lib.Pool(threshold) "},
+		{"{share_above: {type: '*', share: 40%}}", "app.Request(threshold) app.Session(threshold) "},
+		{"{share_above: {type: app.Session, share: 45%}}", ""},
+		{"{verdict: leak, share_above: {type: '*', share: 40%}}", "app.Session(verdict) "},
 		{"{rss_above: 2GiB}", "-(threshold) "},
 		{"{rss_above: 3GiB}", ""},
 		{"{cgroup_memory_above: 70%}", "-(threshold) "},
@@ -293,8 +300,8 @@ static void test_keys(void **state)
 	_cleanup_(engine_freep) struct trigger_engine *e =
 		engine("  - {name: leak, when: {verdict: leak}, hold: 1m, cooldown: 1h}\n"
 		       "  - {name: mem, when: {rss_above: 1GiB}, cooldown: 1h}\n");
-	struct trigger_type_state one = {"a.B", 1, TRACK_LEAK},
-				  two[2] = {one, {"a.C", 1, TRACK_LEAK}};
+	struct trigger_type_state one = {"a.B", 1, 0, -1, TRACK_LEAK},
+				  two[2] = {one, {"a.C", 1, 0, -1, TRACK_LEAK}};
 	struct trigger_observation o = seen(T0, &one, 1);
 	struct trigger_firing f;
 
@@ -359,7 +366,7 @@ static void test_hold_of_a_type(void **state)
 	_cleanup_(engine_freep) struct trigger_engine *e =
 		engine("  - {name: leak, when: {verdict: leak}, hold: 5m}\n");
 	struct trigger_type_state list[3] = {
-		{"a.A", 1, TRACK_LEAK}, {"a.B", 1, TRACK_LEAK}, {"a.C", 1, TRACK_LEAK}};
+		{"a.A", 1, 0, -1, TRACK_LEAK}, {"a.B", 1, 0, -1, TRACK_LEAK}, {"a.C", 1, 0, -1, TRACK_LEAK}};
 	size_t fired[3] = {0};
 
 	for (int minute = 0; minute <= 12; minute++) {
@@ -391,7 +398,7 @@ static void test_many(void **state)
 	for (int i = 0; i < 2000; i++) {
 		/* every second name twice; and some longer than is kept */
 		snprintf(names[i], sizeof(names[i]), "m.T%04d%*s", i / 2, i % 50 ? 0 : 280, "");
-		list[i] = (struct trigger_type_state){names[i], i, TRACK_LEAK};
+		list[i] = (struct trigger_type_state){names[i], i, 0, -1, TRACK_LEAK};
 	}
 	assert_int_equal(trigger_engine_observe(e, &o, &f, &n), 0);
 	assert_int_equal(n, 1040); /* a thousand names, and the forty long ones */
@@ -423,7 +430,7 @@ static void test_import(void **state)
 {
 	_cleanup_(engine_freep) struct trigger_engine *e =
 		engine("  - {name: leak, when: {verdict: leak}, cooldown: 1h}\n");
-	struct trigger_type_state one = {"a.B", 1, TRACK_LEAK};
+	struct trigger_type_state one = {"a.B", 1, 0, -1, TRACK_LEAK};
 	struct trigger_observation o = seen(T0, &one, 1);
 	struct trigger_record r;
 
