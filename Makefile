@@ -178,13 +178,13 @@ check: deps
 	+$(Q)$(MAKE) --no-print-directory all
 	+$(Q)$(MAKE) --no-print-directory O=$(O)/san SANITIZE=address,undefined unit-build
 	+$(Q)$(MAKE) --no-print-directory fuzz-build
-	$(Q)tests/run.py --build $(O) unit integration
+	$(Q)tests/run.py --build $(O) unit integration safety
 check-unit:
 	+$(Q)$(MAKE) --no-print-directory O=$(O)/san SANITIZE=address,undefined unit-build
 	$(Q)tests/run.py --build $(O) unit
 check-long: all
 	+$(Q)$(MAKE) --no-print-directory O=$(O)/san SANITIZE=address,undefined unit-build
-	$(Q)tests/run.py --build $(O) long
+	$(Q)PYLEAK_LONG=1 tests/run.py --build $(O) safety long
 
 lint: all
 	$(Q)cppcheck --quiet --std=c11 --enable=warning,portability --inline-suppr --error-exitcode=1 \

@@ -9,9 +9,10 @@ export DEBIAN_FRONTEND=noninteractive
 [ "$(id -u)" = 0 ] || { echo "deps: installs packages, so run it as root: sudo make deps" >&2; exit 1; }
 
 packages="gcc make clang libc6-dev pkg-config bpftool libelf-dev zlib1g-dev libcapstone-dev
- libyaml-dev libmicrohttpd-dev libsystemd-dev libsqlite3-dev libjansson-dev libzstd-dev libgraphviz-dev libseccomp-dev
- fonts-dejavu-core libcmocka-dev python3"
-tests="python3-dev libpython3-dev libclang-rt-dev curl procps python3-objgraph"
+ libyaml-dev libmicrohttpd-dev libsystemd-dev libsqlite3-dev libjansson-dev libzstd-dev
+ libgraphviz-dev libseccomp-dev fonts-dejavu-core libcmocka-dev python3"
+tests="python3-dev libpython3-dev libclang-rt-dev curl procps python3-objgraph strace gdb gunicorn uwsgi
+ uwsgi-plugin-python3 python3-gevent python3-greenlet"
 
 missing=
 for p in $packages $tests; do

@@ -9,8 +9,15 @@
 
 void job_die_at(const struct job *j, enum step step)
 {
-	if (j->req.die_at == (uint32_t)step)
+	struct ucred peer;
+	socklen_t n = sizeof(peer);
+
+	if ((j->req.die_at & ~CAPTURE_DIE_DAEMON) != (uint32_t)step)
+		return;
+	if (!(j->req.die_at & CAPTURE_DIE_DAEMON))
 		kill(getpid(), SIGKILL);
+	else if (getsockopt(j->sock, SOL_SOCKET, SO_PEERCRED, &peer, &n) == 0 && peer.pid > 0)
+		kill(peer.pid, SIGKILL);
 }
 
 uint64_t job_time_left(const struct job *j, uint64_t max_ns)

@@ -85,7 +85,7 @@ struct job {
 	char truncated_why[256];
 };
 
-/* Kills the helper on the spot if the request asks for that at this step (tests). */
+/* Kills the helper, or the daemon, on the spot if the request asks for that at this step (tests). */
 void job_die_at(const struct job *j, enum step step);
 
 /* Time left until the deadline, at most max_ns. */

@@ -1,9 +1,10 @@
 #!/usr/bin/python3
 # SPDX-License-Identifier: MIT
-"""Runs the tests: tests/run.py --build DIR [--only GLOB]... [unit] [integration] [long]
+"""Runs the tests: tests/run.py --build DIR [--only GLOB]... [unit] [integration] [safety] [long]
 
 unit         every program DIR/san/tests/test_* (cmocka, built with sanitizers)
 integration  every tests/integration/test_*.py (unittest, real processes, root)
+safety       every tests/safety/test_*.py, likewise; PYLEAK_LONG=1: their long forms
 long         every tests/long/test_*.py, the same with an hour each
 
 Each program and module runs in a process and a session of its own, with its own TMPDIR and a time
@@ -37,7 +38,7 @@ import uuid
 HERE = os.path.dirname(os.path.abspath(__file__))
 CI = os.environ.get("CI", "").lower() in ("true", "1", "yes")
 EXCUSE = "cannot run here: "
-TIMEOUT = {"unit": 300, "integration": 600, "long": 3600}
+TIMEOUT = {"unit": 300, "integration": 600, "safety": 600, "long": 3600}
 GRACE = 3  # seconds in which what is on its way out may end
 OUTPUT_MAX = 64 << 10  # of a failed program's output, its end
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -490,11 +491,11 @@ def main():
     parser.add_argument("--only", action="append", metavar="GLOB", help="test_dump*, may be repeated")
     parser.add_argument("--module", help=argparse.SUPPRESS)
     parser.add_argument("--report", help=argparse.SUPPRESS)
-    parser.add_argument("suite", nargs="*", help="unit, integration, long; default: the first two")
+    parser.add_argument("suite", nargs="*", help="unit, integration, safety, long; default: the first three")
     args = parser.parse_args()
     if args.module:
         return run_module(args.module, args.report)
-    suites = args.suite or ["unit", "integration"]
+    suites = args.suite or ["unit", "integration", "safety"]
     for suite in suites:
         if suite not in TIMEOUT:
             parser.error(f"no suite {suite}: there are {', '.join(TIMEOUT)}")

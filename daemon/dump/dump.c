@@ -371,7 +371,7 @@ static void job_capture(struct job *j)
 	int r;
 
 	if (die)
-		q.die_at = atoi(die);
+		q.die_at = (uint32_t)strtoul(die, NULL, 10);
 	snprintf(path, sizeof(path), "%s/snapshot", j->d.path);
 	out = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (out < 0) {

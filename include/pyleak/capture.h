@@ -23,6 +23,8 @@ enum capture_keys {
 
 #define CAPTURE_FORCE 1u /* stop longer than pause_max_ns if need be */
 
+#define CAPTURE_DIE_DAEMON 0x80000000u /* in die_at: kill the one who asked, not yourself */
+
 struct capture_request {
 	uint32_t protocol; /* CAPTURE_PROTOCOL */
 	int32_t pid;
@@ -33,7 +35,7 @@ struct capture_request {
 	double headroom;	/* share of the target's memory limit that must be free */
 	uint32_t keys;		/* enum capture_keys */
 	uint32_t flags;		/* CAPTURE_FORCE */
-	uint32_t die_at;	/* tests only (PYLEAK_CAPTURE_DIE_AT): SIGKILL itself at this step; 0 never */
+	uint32_t die_at;	/* tests only (PYLEAK_CAPTURE_DIE_AT): SIGKILL at this step; 0 never */
 	uint32_t reserved;
 };
 

@@ -3,6 +3,7 @@
 through ctypes, because Python 3.11 has none."""
 import collections
 import ctypes
+import glob
 import json
 import os
 import socket
@@ -10,6 +11,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import unittest
 
 BUILD = os.environ.get("PYLEAK_BUILD", "build")
 HELPER = os.path.abspath(os.path.join(BUILD, "pyleak-capture"))
@@ -17,6 +19,7 @@ HELPER = os.path.abspath(os.path.join(BUILD, "pyleak-capture"))
 DONE, NO, REFUSED, FAILED = 0, 1, 4, 5
 KEYS_OFF, KEYS_IDENTIFIERS, KEYS_ALL = 0, 1, 2
 FORCE = 1
+DIE_DAEMON = 1 << 31  # in die_at: kill the daemon there, not yourself
 
 REQUEST = struct.Struct("<IiQQQQdIIII")
 MESSAGE = struct.Struct("<IIiIQQQQQII512s")
@@ -183,6 +186,44 @@ class Snapshot:
     def edge(self, e):
         kind = KINDS[e[1]]
         return Edge(e[0], kind, self.strings[e[2]] if kind in NAMED else e[2])
+
+
+def children(pid):
+    """Every child of the process, zombies too."""
+    found = []
+    for path in glob.glob(f"/proc/{pid}/task/*/children"):
+        try:
+            with open(path) as f:
+                found += [int(x) for x in f.read().split()]
+        except OSError:
+            pass
+    return found
+
+
+def status(pid, key):
+    """A field of /proc/PID/status; None if there is no such process."""
+    try:
+        with open(f"/proc/{pid}/status") as f:
+            for line in f:
+                if line.startswith(key + ":"):
+                    return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return None
+
+
+class Case(unittest.TestCase):
+    def snapshot(self, pid, **options):
+        with tempfile.TemporaryFile() as f:
+            result = capture(pid, f, **options)
+            self.assertIsNotNone(result, f"the helper died: {capture.status}")
+            self.assertEqual(result.code, DONE, result.text)
+            return result, Snapshot(f)
+
+    def check_well(self, target):
+        """No child, no tracer, nothing blocked that was not."""
+        self.assertEqual(children(target.pid), [])
+        self.assertEqual(status(target.pid, "TracerPid"), "0")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: MIT
+"""Near a memory limit the capture is given up or refused; the target is never killed."""
+import os
+import sys
+import time
+import unittest
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from safetylib import Case, LONG, Target, children, lib  # noqa: E402
+
+
+class Memory(Case):
+    LIMIT = 150 << 20
+
+    def group(self):
+        """A control group of its own, v1 or v2; its folder and the file with its limit."""
+        for top, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"),
+                          ("/sys/fs/cgroup", "memory.max")):
+            path = os.path.join(top, f"pyleak-test-{os.getpid()}")
+            if not os.path.exists(os.path.join(top, "cgroup.procs")):
+                continue
+            try:
+                os.mkdir(path)
+            except OSError:
+                continue
+            if os.path.exists(os.path.join(path, name)):
+                self.addCleanup(self.remove, path)
+                with open(os.path.join(path, name), "w") as f:
+                    f.write(str(self.LIMIT))
+                return path
+            os.rmdir(path)
+        self.skipTest("cannot run here: no memory control group can be made")
+
+    def remove(self, path):
+        end = time.monotonic() + 10
+        while True:
+            try:
+                return os.rmdir(path)
+            except OSError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.05)
+
+    def test_no_oom_kill(self):
+        """A target that writes to all its memory while it is captured, near its limit: the capture
+        is given up, or refused, and the OOM killer stays out of it."""
+        path = self.group()
+        code = """
+class N:
+    def __init__(self, i): self.i = [i]
+big = [N(i) for i in range(400000)]
+say(1)
+n = 0
+while True:
+    for x in big: x.i.append(1); x.i.pop()
+    n += 1
+"""
+
+        def enter():
+            with open(os.path.join(path, "cgroup.procs"), "w") as f:
+                f.write(str(os.getpid()))
+
+        target = Target(self, code, preexec_fn=enter)
+        target.hear()
+        codes = []
+        for headroom in (0.9, 0.15, 0.05):
+            result = lib.capture(target.pid, headroom=headroom)
+            codes.append(result.code)
+            self.assertIn(result.code, (lib.DONE, lib.REFUSED), result.text)
+            self.assertIsNone(target.process.poll())
+            self.assertEqual(children(target.pid), [])
+        self.assertEqual(codes[0], lib.REFUSED)
+        for name in ("memory.oom_control", "memory.events"):
+            try:
+                with open(os.path.join(path, name)) as f:
+                    self.assertIn("oom_kill 0\n", f.read())
+            except FileNotFoundError:
+                pass
+        target.end()
+
+
+if __name__ == "__main__":
+    unittest.main()
