@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "capture/loan.h"
 #include "daemon/python/mem.h"
@@ -114,6 +115,19 @@ static pid_t tid_from_inside(const struct job *j, pid_t inside)
 	return found;
 }
 
+/*
+ * Whether the process has such a thread. A number in its memory proves nothing: a worker that
+ * uWSGI forked without telling Python (no --enable-threads) has its master's there, and a master
+ * is nobody to be stopped.
+ */
+static bool has_thread(pid_t pid, pid_t tid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d", (int)pid, (int)tid);
+	return access(path, F_OK) == 0;
+}
+
 /* Thread that holds the GIL, or 0 if it cannot be told. */
 static pid_t holder_tid(const struct gate *g, const struct job *j, uint64_t thread)
 {
@@ -131,7 +145,10 @@ static pid_t holder_tid(const struct gate *g, const struct job *j, uint64_t thre
 			mem_read_u32(j->pid, v + GLIBC_PTHREAD_TID, &tid) < 0)
 			return 0;
 	}
-	return tid > 0 && tid < 1u << 30 ? tid_from_inside(j, (pid_t)tid) : 0;
+	if (tid == 0 || tid >= 1u << 30)
+		return 0;
+	tid = (uint32_t)tid_from_inside(j, (pid_t)tid);
+	return has_thread(j->pid, (pid_t)tid) ? (pid_t)tid : 0;
 }
 
 /* pthread_self() of a thread state: what fs_base must be in its thread. */
