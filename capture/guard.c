@@ -16,11 +16,14 @@
 #define LOOK_NS      2000000L
 #define HOST_EVERY   8 /* the host is larger than any group */
 #define MEMORY_FLOOR ((uint64_t)8 << 20)
+/* Nobody ran for so long because all waited for memory: more than reclaiming a few clean pages. */
+#define STALL_MAX_US 50000
 
 static int check_memory(struct guard *g, struct err *err)
 {
 	const struct job *j = g->job;
 	struct memory_room room[2];
+	struct memory_pressure pressure[2];
 
 	/*
 	 * Well before the limit. The copy is the one the OOM killer would take, but a group with
@@ -31,10 +34,13 @@ static int check_memory(struct guard *g, struct err *err)
 		cgroup_memory_plenty(g->memory, j->req.headroom / 2, MEMORY_FLOOR))
 		return 0;
 	cgroup_memory_room(g->memory, &room[0], &room[1]);
+	cgroup_memory_pressure(g->memory, &pressure[0], &pressure[1]);
 	for (int i = 0; i < 2; i++) {
 		uint64_t floor = (uint64_t)(j->req.headroom / 2 * (double)room[i].limit_bytes);
 
-		if (room[i].limit_bytes == 0 || room[i].free_bytes >= MAX(floor, MEMORY_FLOOR))
+		if ((room[i].limit_bytes == 0 ||
+			    room[i].free_bytes >= MAX(floor, MEMORY_FLOOR)) &&
+			pressure[i].full_us <= g->stalled_us[i] + STALL_MAX_US)
 			continue;
 		return err_set(err, -EDQUOT,
 			"pid %d: memory of %s ran short during the capture, which was given up; "
@@ -88,11 +94,15 @@ static void *watch(void *arg)
 
 int guard_start(struct guard *g, const struct job *j, const struct cgroup *memory, struct err *err)
 {
+	struct memory_pressure pressure[2];
 	sigset_t all, old;
 	int r;
 
 	g->job = j;
 	g->memory = memory;
+	cgroup_memory_pressure(memory, &pressure[0], &pressure[1]);
+	for (int i = 0; i < 2; i++)
+		g->stalled_us[i] = pressure[i].full_us;
 	g->stop = eventfd(0, EFD_CLOEXEC);
 	g->child_fd = (int)syscall(SYS_pidfd_open, j->child, 0);
 	r = g->stop < 0 || g->child_fd < 0 ? -errno : 0;

@@ -25,6 +25,7 @@ struct guard {
 	int stop;     /* eventfd: end of the watch */
 	int child_fd; /* pidfd of the copy */
 	unsigned looks;
+	uint64_t stalled_us[2]; /* for memory when the copy was made: group, host */
 	atomic_int fired; /* negative errno: why the copy was killed */
 	struct err err;   /* the same in words; valid once fired */
 };

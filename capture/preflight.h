@@ -16,4 +16,7 @@ int preflight(struct job *j, struct cgroup *ret_memory, struct err *err);
 /* Start of the program's stack (field 28 of /proc/PID/stat): another one after an exec. */
 int preflight_stack_start(pid_t pid, uint64_t *ret);
 
+/* Whether a /proc/PID/status says that the process has a shadow stack. */
+bool preflight_shadow_stack(const char *status);
+
 #endif

@@ -230,6 +230,35 @@ bool cgroup_memory_plenty(const struct cgroup *g, double share, uint64_t least_b
 	return true;
 }
 
+/* "full avg10=0.12 avg60=0.00 avg300=0.00 total=12345", behind a line that begins with "some". */
+static void read_pressure(const char *path, struct memory_pressure *worst)
+{
+	char buf[512];
+	const char *full;
+	double percent;
+	uint64_t us;
+
+	if (!read_text(path, buf, sizeof(buf)) || !(full = strstr(buf, "full ")) ||
+		sscanf(full, "full avg10=%lf avg60=%*f avg300=%*f total=%" SCNu64, &percent, &us) != 2)
+		return;
+	worst->full_percent = MAX(worst->full_percent, percent);
+	worst->full_us = MAX(worst->full_us, us);
+}
+
+void cgroup_memory_pressure(const struct cgroup *g, struct memory_pressure *ret_group,
+	struct memory_pressure *ret_host)
+{
+	char path[1200];
+
+	*ret_group = *ret_host = (struct memory_pressure){0};
+	snprintf(path, sizeof(path), "%s/proc/pressure/memory", root);
+	read_pressure(path, ret_host);
+	for (int i = 0; g->v2 && i < g->n; i++) {
+		snprintf(path, sizeof(path), "%s/memory.pressure", g->dir[i]);
+		read_pressure(path, ret_group);
+	}
+}
+
 uint64_t cgroup_pids_free(const struct cgroup *g)
 {
 	uint64_t least = UINT64_MAX;

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * What the control groups of a process, v1 or v2, leave room for: memory and processes. Every level up
+ * What the control groups of a process, v1 or v2, leave room for: memory and processes; and how hard
+ * memory is to get. Every level up
  * to the mount point counts. Files that are not there or cannot be read limit nothing.
  */
 #ifndef PYLEAK_UTIL_CGROUP_H
@@ -33,6 +34,19 @@ void cgroup_memory_room(
 /* Whether every group has that share of its limit free, and at least that many bytes, file cache
  * counted as used: a cheap look (memory.stat makes the kernel sum up over all processors). */
 bool cgroup_memory_plenty(const struct cgroup *g, double share, uint64_t least_bytes);
+
+/*
+ * Pressure stall information (Documentation/accounting/psi.rst): the time in which nobody in a group,
+ * or on the host, could run because all of them waited for memory.
+ */
+struct memory_pressure {
+	double full_percent; /* of the last ten seconds */
+	uint64_t full_us;    /* in all */
+};
+
+/* The worst of pid's groups (only v2 has it) and of the host; zeros where the kernel does not say. */
+void cgroup_memory_pressure(const struct cgroup *g, struct memory_pressure *ret_group,
+	struct memory_pressure *ret_host);
 
 /* How many more processes pids.max allows; UINT64_MAX: no limit. */
 uint64_t cgroup_pids_free(const struct cgroup *g);

@@ -35,7 +35,7 @@ def start_ticks(pid):
 
 
 def capture(pid, out=None, ticks=None, pause_max=2.0, deadline=30.0, max_objects=0, headroom=0.05,
-            keys=KEYS_IDENTIFIERS, flags=0, die_at=0, timeout=60, preexec=None, started=None):
+            keys=KEYS_IDENTIFIERS, flags=0, die_at=0, timeout=60, preexec=None, started=None, progress=None):
     """One capture. A Result, or None if the helper died without an answer (die_at);
     capture.status is how it ended."""
     if ticks is None:
@@ -71,8 +71,11 @@ def capture(pid, out=None, ticks=None, pause_max=2.0, deadline=30.0, max_objects
                 if not data:
                     break
                 f = MESSAGE.unpack(data)
+                text = f[11].split(b"\0")[0].decode()
                 if f[1] == 2:
-                    result = Result(*f[2:11], f[11].split(b"\0")[0].decode())
+                    result = Result(*f[2:11], text)
+                elif progress:
+                    progress(f[6], text)  # ns since the request
         except (BrokenPipeError, ConnectionResetError):
             pass  # it died
         capture.status = helper.wait(timeout)

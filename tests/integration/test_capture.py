@@ -367,6 +367,53 @@ class Guards(Case):
         self.assertIn("RLIMIT_NPROC", result.text)
         self.assertEqual(target.ask(), 2)
 
+    def test_pids_max(self):
+        """Nor where its control group has none."""
+        for top in ("/sys/fs/cgroup/pids", "/sys/fs/cgroup"):
+            group = os.path.join(top, f"pyleak-test-{os.getpid()}")
+            try:
+                os.mkdir(group)
+            except OSError:
+                continue
+            self.addCleanup(os.rmdir, group)
+            if os.path.exists(os.path.join(group, "pids.max")):
+                break
+        else:
+            self.skipTest("cannot run here: no control group for processes can be made")
+
+        def enter():
+            with open(os.path.join(group, "cgroup.procs"), "w") as f:
+                f.write(str(os.getpid()))
+
+        def allow(n):
+            with open(os.path.join(group, "pids.max"), "w") as f:
+                f.write(str(n))
+
+        target = Target(self, "say(1); hear(); say(2)", preexec_fn=enter)
+        target.hear()
+        allow(5)
+        result = lib.capture(target.pid)
+        self.assertEqual(result.code, lib.REFUSED)
+        self.assertIn("pids.max", result.text)
+        allow(9)
+        self.snapshot(target.pid)
+        self.assertEqual(target.ask(), 2)
+        target.end()
+
+    def test_musl(self):
+        """A process that has musl's loader in it is refused by name."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(os.rmdir, folder)
+        path = os.path.join(folder, "ld-musl-x86_64.so.1")
+        target = Target(self, "import mmap\nf = open(%r, 'w+b'); f.write(b'x' * 4096); f.flush()\n"
+                              "m = mmap.mmap(f.fileno(), 0)\nsay(1); hear(); say(2)" % path)
+        target.hear()
+        self.addCleanup(os.unlink, path)
+        result = lib.capture(target.pid)
+        self.assertEqual(result.code, lib.REFUSED, result.text)
+        self.assertIn("musl", result.text)
+        self.assertEqual(target.ask(), 2)
+
     def test_deadline(self):
         target = Target(self, "big = [[i] for i in range(2000000)]\nsay(1); hear(); say(2)")
         target.hear()

@@ -6,7 +6,7 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from safetylib import Case, LONG, Target, children, lib  # noqa: E402
+from safetylib import Case, LONG, Target, children, lib, status  # noqa: E402
 
 
 class Memory(Case):
@@ -77,6 +77,52 @@ while True:
             except FileNotFoundError:
                 pass
         target.end()
+
+
+class Tight(Memory):
+    """A limit of 105 % of what the target uses; it writes to everything meanwhile."""
+
+    test_no_oom_kill = None
+
+    def test_five_percent_above(self):
+        path = self.group()
+        name = next(n for n in ("memory.max", "memory.limit_in_bytes")
+                    if os.path.exists(os.path.join(path, n)))
+        code = """
+class N:
+    def __init__(self, i): self.i = [i]
+big = [N(i) for i in range(200000)]
+say(1); hear()
+n = 0
+while True:
+    for x in big: x.i.append(1); x.i.pop()
+    n += 1
+"""
+
+        def enter():
+            with open(os.path.join(path, "cgroup.procs"), "w") as f:
+                f.write(str(os.getpid()))
+
+        for headroom in (0.15, 0.01, 0.0):
+            with self.subTest(headroom=headroom):
+                with open(os.path.join(path, name), "w") as f:
+                    f.write(str(self.LIMIT))
+                target = Target(self, code, preexec_fn=enter)
+                target.hear()
+                rss = int(status(target.pid, "VmRSS").split()[0]) << 10
+                with open(os.path.join(path, name), "w") as f:
+                    f.write(str(rss * 105 // 100))
+                target.say()
+                for _ in range(20 if LONG else 3):
+                    result = lib.capture(target.pid, headroom=headroom)
+                    # with no headroom asked for, the copy may be the OOM killer's victim
+                    self.assertIn(result.code, (lib.DONE, lib.REFUSED) +
+                                  (() if headroom else (lib.FAILED,)), result.text)
+                    self.assertIsNone(target.process.poll(), "the target was killed")
+                    self.assertEqual(children(target.pid), [])
+                if headroom == 0.15:
+                    self.assertEqual(result.code, lib.REFUSED)
+                target.end()
 
 
 if __name__ == "__main__":

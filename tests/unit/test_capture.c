@@ -16,6 +16,7 @@
 
 #include "daemon/util/cgroup.h"
 #include "capture/graph.h"
+#include "capture/preflight.h"
 #include "capture/stop.h"
 #include "capture/strings.h"
 
@@ -115,6 +116,46 @@ static void v1_in_a_container(void **state)
 	cgroup_find(42, "pids", &g);
 	assert_int_equal(g.n, 1);
 	assert_int_equal(cgroup_pids_free(&g), 0);
+}
+
+static void pressure_of_groups_and_host(void **state)
+{
+	struct memory_pressure group, host;
+	struct cgroup g;
+
+	put_file("proc/42/cgroup", "0::/app.slice/app.service\n");
+	put_file("proc/self/mountinfo", "31 23 0:28 / /cg rw - cgroup2 cgroup2 rw\n");
+	put_file("cg/app.slice/app.service/memory.pressure",
+		"some avg10=90.00 avg60=1.00 avg300=0.00 total=77\n"
+		"full avg10=1.50 avg60=1.00 avg300=0.00 total=1500\n");
+	put_file("cg/app.slice/memory.pressure",
+		"some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
+		"full avg10=7.25 avg60=1.00 avg300=0.00 total=900\n");
+	cgroup_find(42, "memory", &g);
+	cgroup_memory_pressure(&g, &group, &host);
+	assert_true(group.full_percent == 7.25);
+	assert_int_equal(group.full_us, 1500);
+	/* a kernel without it */
+	assert_true(host.full_percent == 0);
+	assert_int_equal(host.full_us, 0);
+	put_file("proc/pressure/memory",
+		"some avg10=0.00 avg60=0.00 avg300=0.00 total=0\n"
+		"full avg10=3.00 avg60=0.00 avg300=0.00 total=12345678901\n");
+	put_file("cg/app.slice/memory.pressure", "full of nonsense\n");
+	cgroup_memory_pressure(&g, &group, &host);
+	assert_true(group.full_percent == 1.5);
+	assert_true(host.full_percent == 3);
+	assert_true(host.full_us == 12345678901);
+}
+
+static void shadow_stacks(void **state)
+{
+	assert_true(preflight_shadow_stack("Name:\tx\nx86_Thread_features:\tshstk \n"));
+	assert_true(preflight_shadow_stack("x86_Thread_features:\twrss shstk \nThreads:\t1\n"));
+	assert_false(preflight_shadow_stack(
+		"x86_Thread_features:\t\nx86_Thread_features_locked:\tshstk wrss \n"));
+	assert_false(preflight_shadow_stack("Name:\tshstk\n"));
+	assert_false(preflight_shadow_stack(""));
 }
 
 static void nothing_known_limits_nothing(void **state)
@@ -295,6 +336,9 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(two_levels_of_v2, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(v1_in_a_container, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(
+			pressure_of_groups_and_host, make_folder, remove_folder),
+		cmocka_unit_test(shadow_stacks),
 		cmocka_unit_test_setup_teardown(
 			nothing_known_limits_nothing, make_folder, remove_folder),
 		cmocka_unit_test(nodes_and_edges),

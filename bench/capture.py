@@ -1,0 +1,195 @@
+#!/usr/bin/python3
+# SPDX-License-Identifier: MIT
+"""What a capture costs its target, beside the other ways to look into a process that runs.
+
+    bench/capture.py [--build DIR] [--captures N] [--objects N]... [--roots DIR] [--output FILE]
+
+The target counts the longest time it could not run, by its own clock: that is what every way is
+judged by. pyleak-capture's own figure for the whole stop is beside it. Wants root, gdb (gcore) and
+python3-objgraph; with --roots and a Debian 13 root that has memray and gdb, `memray attach`, too.
+Writes the table into FILE (docs/capture.md), between its two marks.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path[:0] = [os.path.join(HERE, "../tests/integration")]
+PYTHON = "/usr/bin/python3"
+MARKS = ("<!-- bench/capture.py -->", "<!-- end -->")
+
+# gap: runs, and tells the longest time it did not. pass: visits every object once, and tells how
+# long that took. chain: objgraph's search, during which nobody else in the process runs.
+TARGET = r'''
+import gc, json, select, sys, time
+class Leaf: pass
+gc.disable()
+CACHE = [[i] for i in range(OBJECTS)]
+LAST = Leaf(); CACHE.append([LAST])
+gc.enable()
+def say(x): sys.stdout.write(json.dumps(x) + "\n"); sys.stdout.flush()
+def gap():
+    now, ready, longest = time.perf_counter, select.select, 0.0
+    before = now()
+    while True:
+        t = now()
+        if t - before > longest: longest = t - before
+        before = t
+        if ready([0], [], [], 0)[0]: break
+    return longest
+def visit():
+    began = time.perf_counter()
+    for x in CACHE: y = x
+    return time.perf_counter() - began
+say("ready")
+for line in sys.stdin:
+    order = line.strip()
+    if order == "gap": say("go"); say(gap())
+    elif order == "end": pass
+    elif order == "pass": say(visit())
+    elif order == "chain":
+        import objgraph
+        t = time.perf_counter()
+        chain = objgraph.find_backref_chain(LAST, objgraph.is_proper_module)
+        say([time.perf_counter() - t, len(chain)])
+'''
+
+
+class Target:
+    def __init__(self, objects):
+        self.process = subprocess.Popen([PYTHON, "-c", TARGET.replace("OBJECTS", str(objects))],
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.pid = self.process.pid
+        self.hear()
+
+    def say(self, order):
+        self.process.stdin.write(order + "\n")
+        self.process.stdin.flush()
+
+    def hear(self):
+        return json.loads(self.process.stdout.readline())
+
+    def ask(self, order):
+        self.say(order)
+        return self.hear()
+
+    def gap_while(self, action):
+        self.ask("gap")
+        action()
+        self.say("end")
+        return self.hear()
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def at(values, share):
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
+
+
+def ms(seconds):
+    return f"{1e3 * seconds:.2f}" if seconds < 0.1 else f"{1e3 * seconds:,.0f}"
+
+
+class Captures:
+    def __init__(self, lib, target, n):
+        self.stops, self.gaps, self.walks, self.lives, self.objects = [], [], [], [], 0
+        for _ in range(n):
+            when = {}
+            results = []
+
+            def capture():
+                with tempfile.TemporaryFile() as f:
+                    results.append(lib.capture(target.pid, f, flags=lib.FORCE, progress=lambda ns, text:
+                                               when.setdefault(text.split()[0], ns)))
+            gap = target.gap_while(capture)
+            r = results[0]
+            if r is None or r.code != lib.DONE or r.truncated:
+                raise SystemExit(f"a capture failed: {r}")
+            self.gaps.append(gap)
+            self.stops.append(r.pause_ns / 1e9)
+            self.walks.append(when["read"] - when["looking"] - r.pause_ns)
+            self.lives.append((when["writing"] - when["looking"]) / 1e9)
+            self.objects = r.objects
+
+
+def gcore(target):
+    folder = tempfile.mkdtemp()
+    try:
+        return target.gap_while(lambda: subprocess.run(
+            ["gcore", "-o", os.path.join(folder, "core"), str(target.pid)], check=True,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+    finally:
+        shutil.rmtree(folder)
+
+
+def passes(lib, target, n):
+    """A pass over all objects alone, and one that a capture is beside of: the longest of those."""
+    import threading
+    alone = min(target.ask("pass") for _ in range(5))
+    beside = []
+    for _ in range(n):
+        t = threading.Thread(target=lambda: lib.capture(target.pid, flags=lib.FORCE))
+        t.start()
+        worst = 0.0
+        while t.is_alive():
+            worst = max(worst, target.ask("pass"))
+        t.join()
+        beside.append(worst)
+    return alone, statistics.median(beside)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--build", default="build")
+    parser.add_argument("--captures", type=int, default=100)
+    parser.add_argument("--objects", type=int, action="append")
+    parser.add_argument("--output")
+    args = parser.parse_args()
+    os.environ["PYLEAK_BUILD"] = args.build
+    import capturelib as lib
+
+    lines = ["| objects | whole stop, median | p99 | seen by the target, median | p99 | walk and stream, ns an "
+             "object | the copy lives | a pass over all objects, alone → beside a capture | gcore | "
+             "`find_backref_chain` |", "|" + "---:|" * 10]
+    for objects in args.objects or (10_000, 1_000_000, 10_000_000):
+        target = Target(objects)
+        try:
+            began = time.monotonic()
+            c = Captures(lib, target, args.captures)
+            alone, beside = passes(lib, target, 5)
+            core = gcore(target)
+            try:
+                chain = ms(target.ask("chain")[0])
+            except json.JSONDecodeError:
+                chain = "–"
+            lines.append("| {:,} | {} | {} | {} | {} | {:.0f} | {} | {} → {} | {} | {} |".format(
+                objects, ms(statistics.median(c.stops)), ms(at(c.stops, .99)),
+                ms(statistics.median(c.gaps)), ms(at(c.gaps, .99)),
+                statistics.median(c.walks) / c.objects, ms(statistics.median(c.lives)), ms(alone),
+                ms(beside), ms(core), chain))
+            print(f"{objects:,} objects: {args.captures} captures in {time.monotonic() - began:.0f} s",
+                  file=sys.stderr)
+        finally:
+            target.end()
+    table = "\n".join(lines) + "\n"
+    print(table)
+    if args.output:
+        with open(args.output, encoding="utf-8") as f:
+            text = f.read()
+        before, rest = text.split(MARKS[0])
+        with open(args.output, "w", encoding="utf-8") as f:
+            f.write(before + MARKS[0] + "\n" + table + MARKS[1] + rest.split(MARKS[1], 1)[1])
+
+
+if __name__ == "__main__":
+    main()
