@@ -350,6 +350,7 @@ int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v
 	int r = 0;
 
 	*w = (struct walker){.job = j, .graph = g, .guard = guard, .began_ns = now_monotonic_ns()};
+	w->until_ns = w->began_ns + job_time_left(j, UINT64_MAX) / 2;
 	w->local = malloc(UNITS * sizeof(*w->local));
 	if (!w->local)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -414,8 +415,9 @@ static int fault(struct walker *w, struct err *err)
 	int r;
 
 	if (++w->faults > FAULTS_MAX) {
-		job_truncate(w->job, "more than %d objects could not be traversed", FAULTS_MAX);
-		return -E2BIG;
+		job_truncate(w->job, LEVEL_OBJECTS,
+			"more than %d objects could not be traversed", FAULTS_MAX);
+		return -EOVERFLOW;
 	}
 	r = write_child(w->job, w->ctx + offsetof(struct walk_ctx, fault), &yes, sizeof(yes));
 	if (r < 0)
@@ -456,8 +458,10 @@ static int take(struct walker *w, struct err *err)
 	w->n_local = 0;
 	r = graph_take(w->graph, w->local, n);
 	if (r == -ENOMEM) {
-		job_truncate(
-			w->job, "out of memory for the graph after %zu objects", w->graph->n_nodes);
+		snprintf(w->too_much, sizeof(w->too_much),
+			"more memory than there is for it on this host (%zu objects, %zu references "
+			"so far)",
+			w->graph->n_nodes, w->graph->n_edges);
 		return -E2BIG;
 	}
 	if (r < 0)
@@ -467,7 +471,20 @@ static int take(struct walker *w, struct err *err)
 	return 0;
 }
 
-/* Runs the walker until its job is done. -E2BIG: a cap was reached, what there is stays. */
+/* In the middle of a walk that is given up. */
+static void halt(struct walker *w)
+{
+	int status;
+
+	if (!w->running)
+		return;
+	w->running = false;
+	if (ptrace(PTRACE_INTERRUPT, w->job->child, NULL, NULL) == 0)
+		(void)stop_wait(w->job->wake, w->job->child, STUCK_NS, &status);
+}
+
+/* Runs the walker until its job is done. -EOVERFLOW: a cap was reached, what there is stays; -E2BIG: too
+ * much memory or time. */
 static int run(struct walker *w, struct walk_ctx *c, struct err *err)
 {
 	struct job *j = w->job;
@@ -482,9 +499,18 @@ static int run(struct walker *w, struct walk_ctx *c, struct err *err)
 	while (r == 0) {
 		if (ptrace(PTRACE_SYSEMU, j->child, NULL, NULL) < 0)
 			return err_set(err, -errno, "cannot run the copy: %s", strerror(errno));
+		w->running = true;
 		r = take(w, err);
-		if (r < 0)
+		if (r == 0 && now_monotonic_ns() >= w->until_ns) {
+			snprintf(w->too_much, sizeof(w->too_much),
+				"more time than dump.deadline leaves for it (%zu objects so far)",
+				w->graph->n_nodes);
+			r = -E2BIG;
+		}
+		if (r < 0) {
+			halt(w);
 			return r;
+		}
 		r = await(w, STUCK_NS, &status, err);
 		if (r == -ETIME) {
 			uint64_t at;
@@ -505,6 +531,7 @@ static int run(struct walker *w, struct walk_ctx *c, struct err *err)
 		}
 		if (r < 0)
 			return r;
+		w->running = false;
 		if (is_event(w, status)) {
 			r = drain(w, c, err);
 			if (r < 0 || c->event != WALK_FULL)
@@ -525,12 +552,12 @@ static int run(struct walker *w, struct walk_ctx *c, struct err *err)
 	if (r < 0)
 		return r;
 	if (c->n_headers_lost)
-		job_truncate(j, "%" PRIu64 " objects were damaged", c->n_headers_lost);
+		job_truncate(j, LEVEL_OBJECTS, "%" PRIu64 " objects were damaged", c->n_headers_lost);
 	if (c->event == WALK_BROKEN)
-		job_truncate(j, "a list of the collector could not be followed to its end");
+		job_truncate(j, LEVEL_OBJECTS, "a list of the collector could not be followed to its end");
 	if (c->event == WALK_CAPPED) {
-		job_truncate(j, "capped at %" PRIu64 " objects", j->req.max_objects);
-		return -E2BIG;
+		job_truncate(j, LEVEL_OBJECTS, "capped at %" PRIu64 " objects", j->req.max_objects);
+		return -EOVERFLOW;
 	}
 	return 0;
 }
@@ -550,14 +577,19 @@ static void prepare(const struct walker *w, struct walk_ctx *c, uint32_t op)
 int child_walk_rings(struct walker *w, struct err *err)
 {
 	_cleanup_free_ struct walk_ctx *c = malloc(sizeof(*c));
+	const uint64_t nowhere[2] = {0};
 	int r;
 
 	if (!c)
 		return err_set(err, -ENOMEM, "out of memory");
 	prepare(w, c, WALK_RINGS);
-	r = run(w, c, err);
+	/* from the start, wherever an earlier walk has ended */
+	r = write_child(w->job, w->ctx + offsetof(struct walk_ctx, ring), nowhere, sizeof(nowhere));
+	r = r < 0 ? err_set(err, r, "pid %d: cannot write into its copy: %s", (int)w->job->pid,
+			    strerror(-r))
+		  : run(w, c, err);
 	w->job->skipped = w->graph->skipped;
-	return r == -E2BIG ? 0 : r;
+	return r == -EOVERFLOW ? 0 : r;
 }
 
 int child_expand(struct walker *w, struct err *err)
@@ -586,5 +618,5 @@ int child_expand(struct walker *w, struct err *err)
 		r = run(w, c, err);
 	}
 	w->job->skipped = g->skipped;
-	return r == -E2BIG ? 0 : r;
+	return r == -EOVERFLOW ? 0 : r;
 }

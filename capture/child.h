@@ -26,7 +26,9 @@ struct walker {
 	size_t n_local;
 	uint64_t began_ns;
 	uint32_t faults;
-	bool first_drain, hurried;
+	bool first_drain, hurried, running;
+	uint64_t until_ns; /* monotonic: a walk that is not done then takes too long */
+	char too_much[160]; /* why -E2BIG */
 };
 
 /* Maps the walker into j->child; v: a view of the same. */
@@ -34,10 +36,11 @@ int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v
 	struct guard *guard, struct err *err);
 void child_release(struct walker *w);
 
-/* Every object in the collector's rings into the graph. */
+/* Every object in the collector's rings into the graph, as g->keep says; may be done again.
+ * -E2BIG: that takes too much memory or time, try less. */
 int child_walk_rings(struct walker *w, struct err *err);
 
-/* The objects the graph has queued, and what they lead to, until there is nothing new. */
+/* The objects the graph has queued, and what they lead to, until there is nothing new; likewise. */
 int child_expand(struct walker *w, struct err *err);
 
 #endif

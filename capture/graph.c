@@ -16,11 +16,13 @@ void graph_release(struct graph *g)
 	u64map_release(&g->type_index);
 	u64map_release(&g->static_types);
 	u64map_release(&g->outside);
+	u64map_release(&g->wanted);
+	u64map_release(&g->near);
 	memset(g, 0, sizeof(*g));
 }
 
 /* Room for one more element of `size` bytes. */
-static int grow(void *v, size_t n, size_t *cap, size_t size)
+static int grow(struct graph *g, void *v, size_t n, size_t *cap, size_t size)
 {
 	void **at = v, *bigger;
 	size_t more;
@@ -28,9 +30,15 @@ static int grow(void *v, size_t n, size_t *cap, size_t size)
 	if (n < *cap)
 		return 0;
 	more = *cap ? *cap + *cap / 2 : 1024;
+	if (g->max_bytes && g->bytes + (more - *cap) * size +
+					    (g->outside.cap + g->near.cap) *
+						    sizeof(struct u64map_slot) >
+				    g->max_bytes)
+		return -ENOMEM;
 	bigger = realloc(*at, more * size);
 	if (!bigger)
 		return -ENOMEM;
+	g->bytes += (more - *cap) * size;
 	*at = bigger;
 	*cap = more;
 	return 0;
@@ -47,7 +55,7 @@ uint32_t graph_type(struct graph *g, uint64_t addr)
 	if (!at)
 		return UINT32_MAX;
 	if (new) {
-		if (grow(&g->types, g->n_types, &g->cap_types, sizeof(*g->types)) < 0)
+		if (grow(g, &g->types, g->n_types, &g->cap_types, sizeof(*g->types)) < 0)
 			return UINT32_MAX;
 		g->types[g->n_types++] = (struct snapshot_type){.addr = addr};
 	}
@@ -72,13 +80,59 @@ static int64_t read_refcount(int minor, uint64_t raw, uint32_t *flags)
 	return minor >= 14 ? (int64_t)(uint32_t)raw : (int64_t)raw;
 }
 
+/* The node that was read last is complete now: does it stay? */
+static void finish_node(struct graph *g)
+{
+	if (g->keep != GRAPH_NEAR || g->n_nodes == 0 || g->keep_last)
+		return;
+	g->n_nodes--;
+	g->n_edges = g->node_edges_at;
+	g->keep_last = true; /* the one before it stays */
+}
+
+void graph_restart(struct graph *g, enum graph_keep keep)
+{
+	free(g->nodes);
+	free(g->edges);
+	free(g->queue);
+	u64map_release(&g->outside);
+	g->bytes -= g->cap_nodes * sizeof(*g->nodes) + g->cap_edges * sizeof(*g->edges) +
+		    g->cap_queue * sizeof(*g->queue);
+	g->nodes = NULL;
+	g->edges = NULL;
+	g->queue = NULL;
+	g->n_nodes = g->cap_nodes = g->n_edges = g->cap_edges = 0;
+	g->n_queue = g->cap_queue = g->queue_at = g->node_edges_at = 0;
+	g->skipped = 0;
+	g->keep = keep;
+	g->keep_last = true;
+}
+
+int64_t graph_settle(struct graph *g)
+{
+	size_t before = g->near.n;
+
+	finish_node(g);
+	for (size_t i = 0; i < g->n_nodes; i++)
+		if (!u64map_upsert(&g->near, g->nodes[i].addr, 1, NULL))
+			return -ENOMEM;
+	return (int64_t)(g->near.n - before);
+}
+
 static int take_node(struct graph *g, const struct walk_unit *u)
 {
 	struct snapshot_node *n;
-	uint32_t type = graph_type(g, u[1].a);
+	uint32_t type;
 
+	finish_node(g);
+	type = graph_type(g, u[1].a);
+
+	if (g->keep == GRAPH_TYPES)
+		g->n_nodes = 0; /* one is enough to hang its edges on */
+	g->keep_last = g->keep != GRAPH_NEAR || u64map_get(&g->wanted, u[1].a) ||
+		       u64map_get(&g->near, u[0].a);
 	if (type == UINT32_MAX || g->n_nodes >= UINT32_MAX ||
-		grow(&g->nodes, g->n_nodes, &g->cap_nodes, sizeof(*g->nodes)) < 0)
+		grow(g, &g->nodes, g->n_nodes, &g->cap_nodes, sizeof(*g->nodes)) < 0)
 		return -ENOMEM;
 	n = &g->nodes[g->n_nodes++];
 	*n = (struct snapshot_node){.addr = u[0].a, .bytes = u[2].a, .type = type};
@@ -99,7 +153,7 @@ int graph_want(struct graph *g, uint64_t addr)
 		return -ENOMEM;
 	if (!new)
 		return 0;
-	if (grow(&g->queue, g->n_queue, &g->cap_queue, sizeof(*g->queue)) < 0)
+	if (grow(g, &g->queue, g->n_queue, &g->cap_queue, sizeof(*g->queue)) < 0)
 		return -ENOMEM;
 	g->queue[g->n_queue++] = addr;
 	return 0;
@@ -111,14 +165,21 @@ static int take_edge(struct graph *g, const struct walk_unit *u)
 
 	if (g->n_nodes == 0)
 		return -EPROTO;
-	if (grow(&g->edges, g->n_edges, &g->cap_edges, sizeof(*g->edges)) < 0)
+	if (g->keep == GRAPH_TYPES || g->keep == GRAPH_NODES)
+		return 0;
+	if (g->keep == GRAPH_NEAR) {
+		if (!u64map_get(&g->near, u->a))
+			return 0;
+		g->keep_last = true;
+	}
+	if (grow(g, &g->edges, g->n_edges, &g->cap_edges, sizeof(*g->edges)) < 0)
 		return -ENOMEM;
 	g->edges[g->n_edges++].raw = *u;
 	n = &g->nodes[g->n_nodes - 1];
 	if (n->n_edges == UINT32_MAX)
 		return -EPROTO;
 	n->n_edges++;
-	return u->b & WALK_UNTRACKED ? graph_want(g, u->a) : 0;
+	return g->keep == GRAPH_ALL && u->b & WALK_UNTRACKED ? graph_want(g, u->a) : 0;
 }
 
 int graph_take(struct graph *g, const struct walk_unit *u, size_t n)
@@ -160,7 +221,7 @@ int graph_take(struct graph *g, const struct walk_unit *u, size_t n)
 int graph_add_root(struct graph *g, uint64_t addr, uint32_t kind, uint32_t name, uint32_t edge_kind,
 	uint32_t edge_arg)
 {
-	if (grow(&g->roots, g->n_roots, &g->cap_roots, sizeof(*g->roots)) < 0)
+	if (grow(g, &g->roots, g->n_roots, &g->cap_roots, sizeof(*g->roots)) < 0)
 		return -ENOMEM;
 	g->roots[g->n_roots++] = (struct snapshot_root){.addr = addr,
 		.kind = kind,

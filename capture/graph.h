@@ -23,8 +23,21 @@ union graph_edge {
 	struct snapshot_edge edge;
 };
 
+/* Which objects and edges are kept. */
+enum graph_keep {
+	GRAPH_ALL,
+	GRAPH_TYPES, /* only which types there are */
+	GRAPH_NEAR,  /* instances of `wanted` types, and what has an edge into `near`; those edges */
+	GRAPH_NODES, /* no edges */
+};
+
 struct graph {
 	int minor;
+	enum graph_keep keep;
+	struct u64map wanted; /* addresses of types */
+	struct u64map near;   /* addresses of objects: what has been kept so far */
+	bool keep_last;       /* GRAPH_NEAR: the node being read stays */
+	uint64_t bytes, max_bytes; /* of the arrays; 0: as large as they get */
 	struct snapshot_node *nodes;
 	size_t n_nodes, cap_nodes;
 	union graph_edge *edges;
@@ -47,6 +60,12 @@ struct graph {
 };
 
 void graph_release(struct graph *g);
+
+/* Forgets nodes, edges, and what waits, to read them anew and keep others. */
+void graph_restart(struct graph *g, enum graph_keep keep);
+
+/* GRAPH_NEAR, behind the last unit: what was kept is near now. How much that is new, or -ENOMEM. */
+int64_t graph_settle(struct graph *g);
 
 /* Takes drained units. -ENOMEM; -EPROTO: they make no sense. */
 int graph_take(struct graph *g, const struct walk_unit *u, size_t n);

@@ -42,13 +42,21 @@ void job_progress(const struct job *j, const char *fmt, ...)
 	(void)!send(j->sock, &m, sizeof(m), MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-void job_truncate(struct job *j, const char *fmt, ...)
+const char *job_level(enum level level)
 {
+	static const char *const name[] = {"whole", "objects", "neighbourhood", "counts"};
+
+	return name[level];
+}
+
+void job_truncate(struct job *j, enum level level, const char *fmt, ...)
+{
+	bool first = j->level == LEVEL_WHOLE;
 	va_list ap;
 
-	if (j->truncated)
+	j->level = MAX(j->level, level);
+	if (!first)
 		return;
-	j->truncated = true;
 	va_start(ap, fmt);
 	vsnprintf(j->truncated_why, sizeof(j->truncated_why), fmt, ap);
 	va_end(ap);

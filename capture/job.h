@@ -56,8 +56,19 @@ struct target_facts {
 	uint64_t stack_start; /* of its program image: another one after exec */
 };
 
+/* How much of the heap the snapshot holds; each is tried when the one before it takes too much memory
+ * or time. */
+enum level {
+	LEVEL_WHOLE,
+	LEVEL_OBJECTS,       /* whole, but for what `truncated_why` says */
+	LEVEL_NEIGHBOURHOOD, /* the suspects and what leads to them */
+	LEVEL_COUNTS,        /* every object, nothing of what refers to what */
+};
+
 struct job {
 	struct capture_request req;
+	char types[CAPTURE_TYPES_MAX + 1]; /* of the suspects, each with its NUL */
+	size_t types_bytes;
 	int sock;      /* to the daemon */
 	int out;       /* snapshot file */
 	int wake;      /* signalfd of SIGCHLD: some tracee changed */
@@ -81,7 +92,7 @@ struct job {
 	uint64_t gate_stops_ns; /* stops that led to nothing, summed */
 	unsigned tries;
 	uint32_t skipped;
-	bool truncated;
+	enum level level;
 	char truncated_why[256];
 };
 
@@ -93,7 +104,9 @@ uint64_t job_time_left(const struct job *j, uint64_t max_ns);
 
 void job_progress(const struct job *j, const char *fmt, ...) _printf_(2, 3);
 
-/* Notes why the graph is not whole; the first reason stays. */
-void job_truncate(struct job *j, const char *fmt, ...) _printf_(2, 3);
+/* Notes why the graph is not whole; the first reason stays, beside the last level. */
+void job_truncate(struct job *j, enum level level, const char *fmt, ...) _printf_(3, 4);
+
+const char *job_level(enum level level);
 
 #endif

@@ -5,6 +5,7 @@
  * below their stacks put them back (loan.h).
  */
 #include <fcntl.h>
+#include <fnmatch.h>
 #include <getopt.h>
 #include <signal.h>
 #include <string.h>
@@ -41,6 +42,7 @@
 #define LOCK_WAIT_NS    ((uint64_t)5 * 1000000000)
 #define FORK_TRIES      5
 #define STATIC_ROUNDS   8
+#define ROUNDS_MAX      64 /* steps from a suspect to its farthest holder */
 #define ALARM_GRACE_NS  ((uint64_t)2 * 1000000000)
 
 static enum capture_code code_of(int r)
@@ -70,9 +72,10 @@ static int receive(struct job *j, struct err *err)
 		char buf[CMSG_SPACE(4 * sizeof(int))];
 		struct cmsghdr align;
 	} control;
-	struct iovec v = {.iov_base = &j->req, .iov_len = sizeof(j->req)};
-	struct msghdr m = {.msg_iov = &v,
-		.msg_iovlen = 1,
+	struct iovec v[2] = {{.iov_base = &j->req, .iov_len = sizeof(j->req)},
+		{.iov_base = j->types, .iov_len = sizeof(j->types) - 1}};
+	struct msghdr m = {.msg_iov = v,
+		.msg_iovlen = 2,
 		.msg_control = control.buf,
 		.msg_controllen = sizeof(control.buf)};
 	ssize_t n;
@@ -100,7 +103,8 @@ static int receive(struct job *j, struct err *err)
 				close(fd);
 		}
 	}
-	if ((size_t)n != sizeof(j->req) || j->req.protocol != CAPTURE_PROTOCOL)
+	j->types_bytes = (size_t)MAX(n - (ssize_t)sizeof(j->req), (ssize_t)0);
+	if ((size_t)n < sizeof(j->req) || j->req.protocol != CAPTURE_PROTOCOL)
 		return err_set(err, -EPROTO,
 			"request of %zd bytes, protocol %u; this helper speaks protocol %d: daemon "
 			"and helper are of different versions",
@@ -215,22 +219,153 @@ static int freeze(struct job *j, int64_t *ret_at_ms, struct err *err)
 	return r;
 }
 
+/* What the graph may take here. Half of what the host has free: the rest is for whoever else wants some,
+ * and for the explain worker after us. */
+static uint64_t memory_for_graph(const struct job *j)
+{
+	struct cgroup own;
+	struct memory_room room[2];
+
+	if (j->req.memory_mib)
+		return (uint64_t)j->req.memory_mib << 20;
+	cgroup_find(getpid(), "memory", &own);
+	cgroup_memory_room(&own, &room[0], &room[1]);
+	return MIN(room[0].limit_bytes ? room[0].free_bytes : UINT64_MAX,
+		       room[1].limit_bytes ? room[1].free_bytes : UINT64_MAX) /
+	       2;
+}
+
+static bool is_wanted(const struct job *j, const char *name)
+{
+	const char *dot = strrchr(name, '.');
+
+	/* types[types_bytes] is 0 */
+	for (const char *p = j->types; p < j->types + j->types_bytes; p += strlen(p) + 1)
+		if (*p && (fnmatch(p, name, 0) == 0 || (dot && strcmp(p, dot + 1) == 0)))
+			return true;
+	return false;
+}
+
+/* Which of the types there are are the suspects'. */
+static int find_wanted(const struct job *j, struct walker *w, const struct view *v, struct err *err)
+{
+	struct graph *g = w->graph;
+	int r;
+
+	graph_restart(g, GRAPH_TYPES);
+	r = child_walk_rings(w, err);
+	for (size_t i = 0; r == 0 && i < g->n_types; i++) {
+		struct python_type t;
+
+		if (python_type_read(v->python, g->types[i].addr, &t) == 0 &&
+			is_wanted(j, t.name))
+			r = u64map_put(&g->wanted, g->types[i].addr, 1);
+	}
+	return r;
+}
+
+/*
+ * The suspects' instances, then whoever refers to one of those, and so on: each round is a walk through
+ * the whole heap that keeps nothing else, so that it costs time in place of memory. Ends when
+ * nobody new turns up, or when time is up; then the farthest holders are cut off.
+ */
+static int read_neighbourhood(struct job *j, struct walker *w, const struct view *v, struct err *err)
+{
+	int64_t more = 1;
+	int r = find_wanted(j, w, v, err);
+
+	if (r < 0 || w->graph->wanted.n == 0)
+		return r < 0 ? r : -ENOENT;
+	for (int i = 0; i < ROUNDS_MAX && more > 0; i++) {
+		uint64_t began = now_monotonic_ns();
+
+		graph_restart(w->graph, GRAPH_NEAR);
+		r = child_walk_rings(w, err);
+		if (r < 0)
+			return r;
+		more = graph_settle(w->graph);
+		if (more < 0)
+			return -E2BIG;
+		if (i == 0 && more == 0)
+			return -ENOENT; /* no such object is in the rings */
+		if (2 * now_monotonic_ns() - began > w->until_ns)
+			break; /* another round would not end in time */
+	}
+	return 0;
+}
+
+/* Less than the whole graph, as much as can be had. */
+static int degrade(struct job *j, struct walker *w, const struct view *v, struct err *err)
+{
+	char why[sizeof(w->too_much)];
+	int r = -ENOENT;
+
+	snprintf(why, sizeof(why), "%s", w->too_much);
+	w->until_ns = now_monotonic_ns() + job_time_left(j, UINT64_MAX) / 2;
+	if (j->types_bytes)
+		r = read_neighbourhood(j, w, v, err);
+	if (r == 0) {
+		job_truncate(j, LEVEL_NEIGHBOURHOOD,
+			"the whole graph would have taken %s: only the suspects and what leads to "
+			"them",
+			why);
+		return 0;
+	}
+	if (r != -E2BIG && r != -ENOENT)
+		return r;
+	w->until_ns = UINT64_MAX;
+	graph_restart(w->graph, GRAPH_NODES);
+	r = child_walk_rings(w, err);
+	if (r == -E2BIG)
+		return err_set(err, -EDQUOT,
+			"pid %d: even a list of its objects takes %s: try when this host has more free",
+			(int)j->pid, w->too_much);
+	if (r == 0)
+		job_truncate(j, LEVEL_COUNTS, "the whole graph would have taken %s: only counts",
+			why);
+	return r;
+}
+
+/* What the rings lead to outside of them, and the static types whose dicts lead to more. */
+static int read_outside(
+	struct job *j, struct walker *w, struct view *v, struct strings *s, struct err *err)
+{
+	size_t at_type = 0, at_node = 0;
+	int r;
+
+	for (int i = 0; i < STATIC_ROUNDS; i++) {
+		r = child_expand(w, err);
+		if (r < 0)
+			return r;
+		r = roots_static_types(w->graph, v, s, &at_type, &at_node);
+		if (r < 0)
+			return err_set(
+				err, r, "out of memory for the roots of pid %d", (int)j->pid);
+		if (r == 0)
+			return 0;
+	}
+	job_truncate(j, LEVEL_OBJECTS, "static types led to ever more static types");
+	return 0;
+}
+
 static int read_copy(
 	struct job *j, struct guard *guard, struct graph *g, struct strings *s, struct err *err)
 {
 	_cleanup_(child_release) struct walker w = {0};
 	_cleanup_free_ struct view *v = malloc(sizeof(*v));
 	struct python copy = *j->python;
-	size_t at_type = 0, at_node = 0;
 	int r;
 
 	if (!v)
 		return err_set(err, -ENOMEM, "out of memory");
 	copy.id.pid = j->child;
+	g->max_bytes = memory_for_graph(j);
 	view_init(v, &copy);
 	r = child_setup(&w, j, g, v, guard, err);
 	if (r == 0)
 		r = child_walk_rings(&w, err);
+	if (r == -E2BIG)
+		r = degrade(j, &w, v, err);
 	if (r < 0)
 		return r;
 	job_progress(j, "read %zu objects of pid %d's frozen copy", g->n_nodes, (int)j->pid);
@@ -238,20 +373,13 @@ static int read_copy(
 	if (r < 0)
 		return err_set(err, r, "out of memory for the roots of pid %d", (int)j->pid);
 	if (g->frames_cut)
-		job_truncate(j, "a thread has more than %u frames", FRAMES_MAX);
-	/* what expansion finds may be static types, whose dicts lead to more */
-	for (int i = 0; i < STATIC_ROUNDS; i++) {
-		r = child_expand(&w, err);
+		job_truncate(j, LEVEL_OBJECTS, "a thread has more than %u frames", FRAMES_MAX);
+	if (j->level < LEVEL_NEIGHBOURHOOD) {
+		r = read_outside(j, &w, v, s, err);
+		if (r == -E2BIG)
+			r = degrade(j, &w, v, err);
 		if (r < 0)
 			return r;
-		r = roots_static_types(g, v, s, &at_type, &at_node);
-		if (r < 0)
-			return err_set(
-				err, r, "out of memory for the roots of pid %d", (int)j->pid);
-		if (r == 0)
-			break;
-		if (i + 1 == STATIC_ROUNDS)
-			job_truncate(j, "static types led to ever more static types");
 	}
 	r = labels_resolve(j, g, v, s);
 	return r < 0 ? err_set(err, r, "out of memory for the names of pid %d", (int)j->pid) : 0;
@@ -315,7 +443,7 @@ static void answer(const struct job *j, const struct graph *g, int r, const stru
 		.duration_ns = now_monotonic_ns() - j->began_ns,
 		.objects = g->n_nodes,
 		.edges = g->n_edges,
-		.truncated = j->truncated,
+		.truncated = j->level,
 		.tries = j->tries};
 
 	snprintf(m.text, sizeof(m.text), "%s", r < 0 ? err->msg : j->truncated_why);

@@ -105,8 +105,8 @@ static char *meta(const struct job *j, int64_t at_ms)
 	char at[RFC3339_MAX];
 	char *text;
 
-	truncated = j->truncated ? json_pack("{s:s, s:s}", "level", "objects", "reason",
-					   j->truncated_why)
+	truncated = j->level ? json_pack("{s:s, s:s}", "level", job_level(j->level), "reason",
+				       j->truncated_why)
 				 : json_null();
 	/* comm is whatever the process calls itself; jansson takes only UTF-8 */
 	json_t *comm = json_string(j->info.comm);

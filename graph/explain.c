@@ -386,6 +386,7 @@ static int fill_suspect(struct explain_suspect *out, const struct explanation *x
 	size_t max_paths =
 		o->max_paths ? MIN(o->max_paths, (size_t)EXPLAIN_PATHS_MAX) : EXPLAIN_PATHS_DEFAULT;
 	struct paths paths;
+	size_t n_groups;
 	int rc = paths_find(&paths, ctx, type, max_paths, err);
 
 	if (rc < 0)
@@ -393,12 +394,14 @@ static int fill_suspect(struct explain_suspect *out, const struct explanation *x
 	out->type = text_elide(type_name(g, type), TYPE_CHARS);
 	out->instances = paths.instances;
 	out->bytes = census->bytes[type];
-	out->other_paths = paths.other_groups;
-	out->other_instances = paths.other_instances;
-	out->paths = calloc(MAX(paths.n_groups, (size_t)1), sizeof(*out->paths));
+	/* a snapshot of counts: nothing is known of who holds them */
+	n_groups = x->edges ? paths.n_groups : 0;
+	out->other_paths = x->edges ? paths.other_groups : 0;
+	out->other_instances = x->edges ? paths.other_instances : 0;
+	out->paths = calloc(MAX(n_groups, (size_t)1), sizeof(*out->paths));
 	if (!out->type || !out->paths)
 		rc = -ENOMEM;
-	for (size_t i = 0; i < paths.n_groups && rc == 0; i++) {
+	for (size_t i = 0; i < n_groups && rc == 0; i++) {
 		if (o->max_steps && paths.groups[i].n_steps_whole > o->max_steps) {
 			out->other_paths++;
 			out->other_instances += paths.groups[i].instances;

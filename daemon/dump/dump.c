@@ -331,15 +331,32 @@ static int connect_capture_socket(struct err *err)
 	return TAKE_FD(fd);
 }
 
-static int send_request(int sock, const struct capture_request *q, int fd)
+/* Names of the suspects' types, as they go behind a request. */
+static size_t put_types(const struct job *j, char *buf, size_t size)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < j->r.n_types; i++) {
+		size_t k = strlen(j->types[i]) + 1;
+
+		if (n + k > size)
+			break;
+		memcpy(buf + n, j->types[i], k);
+		n += k;
+	}
+	return n;
+}
+
+static int send_request(
+	int sock, const struct capture_request *q, const char *types, size_t n_types, int fd)
 {
 	union {
 		char buf[CMSG_SPACE(sizeof(int))];
 		struct cmsghdr align;
 	} u = {{0}};
-	struct iovec iov = {(void *)q, sizeof(*q)};
-	struct msghdr msg = {.msg_iov = &iov,
-		.msg_iovlen = 1,
+	struct iovec iov[2] = {{(void *)q, sizeof(*q)}, {(void *)types, n_types}};
+	struct msghdr msg = {.msg_iov = iov,
+		.msg_iovlen = 2,
 		.msg_control = u.buf,
 		.msg_controllen = sizeof(u.buf)};
 	struct cmsghdr *c = CMSG_FIRSTHDR(&msg);
@@ -348,7 +365,7 @@ static int send_request(int sock, const struct capture_request *q, int fd)
 	c->cmsg_type = SCM_RIGHTS;
 	c->cmsg_len = CMSG_LEN(sizeof(int));
 	memcpy(CMSG_DATA(c), &fd, sizeof(int));
-	return sendmsg(sock, &msg, MSG_NOSIGNAL) == sizeof(*q) ? 0 : -errno;
+	return sendmsg(sock, &msg, MSG_NOSIGNAL) == (ssize_t)(sizeof(*q) + n_types) ? 0 : -errno;
 }
 
 static void job_capture(struct job *j)
@@ -364,7 +381,7 @@ static void job_capture(struct job *j)
 		.keys = s->keys,
 		.flags = j->r.force ? CAPTURE_FORCE : 0,
 	};
-	char path[PATH_MAX], prog[PATH_MAX];
+	char path[PATH_MAX], prog[PATH_MAX], types[CAPTURE_TYPES_MAX];
 	_cleanup_close_ int out = -1, theirs = -1;
 	struct err err = {{0}};
 	const char *die = getenv("PYLEAK_CAPTURE_DIE_AT");
@@ -407,7 +424,7 @@ static void job_capture(struct job *j)
 		job_fail(j, "%s", err.msg);
 		return;
 	}
-	r = send_request(j->sock, &q, out);
+	r = send_request(j->sock, &q, types, put_types(j, types, sizeof(types)), out);
 	if (!r)
 		r = sd_event_add_io(
 			j->m->event, &j->sock_source, j->sock, EPOLLIN, on_capture_message, j);

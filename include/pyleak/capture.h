@@ -3,8 +3,8 @@
  * Daemon <-> capture helper (libexec/pyleak/pyleak-capture). One helper process a capture.
  *
  * The helper has a SOCK_SEQPACKET socket as fd 3 (inherited from the daemon, or passed by systemd
- * socket activation, Accept=yes; then it is fd 3 too). The daemon sends one request with the output file's descriptor
- * attached (SCM_RIGHTS, open O_RDWR, empty); the helper writes the snapshot there and answers
+ * socket activation, Accept=yes; then it is fd 3 too). The daemon sends one request, and the names of the suspects' types behind
+ * it, with the output file's descriptor attached (SCM_RIGHTS, open O_RDWR, empty); the helper writes the snapshot there and answers
  * with any number of progress messages and one result, then exits. If the socket closes without
  * a result, the capture failed and the kernel has let the target go.
  */
@@ -36,8 +36,11 @@ struct capture_request {
 	uint32_t keys;		/* enum capture_keys */
 	uint32_t flags;		/* CAPTURE_FORCE */
 	uint32_t die_at;	/* tests only (PYLEAK_CAPTURE_DIE_AT): SIGKILL at this step; 0 never */
-	uint32_t reserved;
+	uint32_t memory_mib; /* that the graph may take in the helper; 0: half of what this host has free */
+	/* behind it, in the same packet: the suspects' types, names or globs, each with its NUL */
 };
+
+#define CAPTURE_TYPES_MAX 4096 /* bytes of those names; what does not fit is left out */
 
 enum capture_message_kind {
 	CAPTURE_PROGRESS = 1,

@@ -35,7 +35,8 @@ def start_ticks(pid):
 
 
 def capture(pid, out=None, ticks=None, pause_max=2.0, deadline=30.0, max_objects=0, headroom=0.05,
-            keys=KEYS_IDENTIFIERS, flags=0, die_at=0, timeout=60, preexec=None, started=None, progress=None):
+            keys=KEYS_IDENTIFIERS, flags=0, die_at=0, timeout=60, preexec=None, started=None, progress=None,
+            types=(), memory_mib=0):
     """One capture. A Result, or None if the helper died without an answer (die_at);
     capture.status is how it ended."""
     if ticks is None:
@@ -61,7 +62,8 @@ def capture(pid, out=None, ticks=None, pause_max=2.0, deadline=30.0, max_objects
         if started:
             started(helper)
         request = REQUEST.pack(1, pid, ticks, int(pause_max * 1e9), int(deadline * 1e9),
-                               max_objects, headroom, keys, flags, die_at, 0)
+                               max_objects, headroom, keys, flags, die_at, memory_mib)
+        request += b"".join(t.encode() + b"\0" for t in types)
         result = None
         try:
             socket.send_fds(ours, [request], [out.fileno()])

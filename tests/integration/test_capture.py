@@ -14,7 +14,7 @@ import unittest
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import capturelib as lib  # noqa: E402
 from capturelib import Case, children  # noqa: E402
-from harness import Target, interpreters  # noqa: E402
+from harness import SYSTEM_PYTHON, Target, interpreters  # noqa: E402
 
 TIMEOUT = 1500
 
@@ -288,6 +288,79 @@ class Namespaces(Case):
                     outer.kill()
                     outer.wait()
                     outer.stdout.close()
+
+
+class Degrades(Case):
+    """Where the whole graph does not fit: what leads to the suspects; counts; a refusal. Never a part of
+    the graph that looks like the whole."""
+
+    CODE = """
+class Session: pass
+class Cache:
+    def __init__(self): self.entries = {}
+class Ballast: pass
+CACHE = Cache()
+for i in range(2000):
+    CACHE.entries[i] = [Session()]
+ballast = [[Ballast()] for i in range(150000)]
+say(id(CACHE)); hear(); say(2)
+"""
+
+    def degraded(self, python=SYSTEM_PYTHON, **options):
+        target = Target(self, self.CODE, python)
+        cache = target.hear()
+        result, snap = self.snapshot(target.pid, **options)
+        self.assertEqual(target.ask(), 2)
+        self.check_well(target)
+        self.assertEqual(bool(result.truncated), bool(snap.meta["truncated"]))
+        return result, snap, cache
+
+    def test_neighbourhood(self):
+        for version, python in interpreters().items():
+            with self.subTest(version):
+                result, snap, cache = self.degraded(python, memory_mib=6, types=["x.None", "*.Session"])
+                self.assertEqual(snap.meta["truncated"]["level"], "neighbourhood")
+                self.assertIn("memory", result.text)
+                sessions = [n for n in snap.nodes if n.type == "__main__.Session"]
+                self.assertEqual(len(sessions), 2000)
+                self.assertFalse([n for n in snap.nodes if n.type == "__main__.Ballast"])
+                # every session hangs on a list, that on the dict, and so on up to the module
+                held = collections.defaultdict(set)
+                for n in snap.nodes:
+                    for e in n.edges:
+                        held[e.to].add(n.addr)
+                for s in sessions:
+                    self.assertEqual([snap.by_addr[a].type for a in held[s.addr]], ["list"])
+                reached, at = set(), [sessions[0].addr]
+                while at:
+                    a = at.pop()
+                    if a not in reached:
+                        reached.add(a)
+                        at.extend(held[a])
+                self.assertIn(cache, reached)
+                modules = {r.addr for r in snap.roots if r.kind == 1 and r.name == "__main__"}
+                self.assertTrue(modules & reached)
+
+    def test_counts(self):
+        for options in ({}, {"types": ["no.such.Type"]}):
+            result, snap, _ = self.degraded(memory_mib=18, **options)
+            self.assertEqual(snap.meta["truncated"]["level"], "counts")
+            count = collections.Counter(n.type for n in snap.nodes)
+            self.assertEqual((count["__main__.Session"], count["__main__.Ballast"]), (2000, 150000))
+            self.assertEqual(snap.n_edges, 0)
+
+    def test_refused(self):
+        target = Target(self, self.CODE)
+        target.hear()
+        result = lib.capture(target.pid, memory_mib=4)
+        self.assertEqual(result.code, lib.REFUSED, result.text)
+        self.assertIn("memory", result.text)
+        self.assertEqual(target.ask(), 2)
+
+    def test_whole_where_it_fits(self):
+        result, snap, _ = self.degraded(types=["*.Session"])
+        self.assertIsNone(snap.meta["truncated"])
+        self.assertGreater(snap.n_edges, 300000)
 
 
 class Guards(Case):

@@ -217,6 +217,69 @@ static void nodes_and_edges(void **state)
 	graph_release(&g);
 }
 
+/* a <- b <- c, and d of the wanted type as a, held by nobody; e holds none of them */
+static void neighbours_in_rounds(void **state)
+{
+	const struct walk_unit u[] = {
+		NODE(0xc000, WALK_NODE_TRACKED),
+		{0xb000, WALK_MAKE(WALK_EDGE_INDEX, 0)},
+		NODE(0xe000, WALK_NODE_TRACKED),
+		{0xf000, WALK_MAKE(WALK_EDGE_INDEX, 0)},
+		NODE(0xb000, WALK_NODE_TRACKED),
+		{0xf000, WALK_MAKE(WALK_EDGE_INDEX, 0) | WALK_UNTRACKED},
+		{0xa000, WALK_MAKE(WALK_EDGE_INDEX, 1)},
+		{0xa000, WALK_MAKE(WALK_NODE, 0)},
+		{0x2000, 3},
+		{64, 0},
+		{0xd000, WALK_MAKE(WALK_NODE, 0)},
+		{0x2000, 3},
+		{64, 0},
+	};
+	const size_t n = sizeof(u) / sizeof(u[0]);
+	const int64_t more[] = {2, 1, 1, 0};
+	struct graph g = {.minor = 12};
+
+	graph_restart(&g, GRAPH_TYPES);
+	assert_int_equal(graph_take(&g, u, n), 0);
+	assert_int_equal(g.n_types, 2);
+	assert_int_equal(u64map_put(&g.wanted, 0x2000, 1), 0);
+	for (size_t i = 0; i < 4; i++) {
+		graph_restart(&g, GRAPH_NEAR);
+		/* in pieces, as buffers are drained */
+		assert_int_equal(graph_take(&g, u, 5 - 1), 0);
+		assert_int_equal(graph_take(&g, u + 4, n - 4), 0);
+		assert_int_equal(graph_settle(&g), more[i]);
+	}
+	assert_int_equal(g.n_nodes, 4);
+	assert_int_equal(g.nodes[0].addr, 0xc000);
+	assert_int_equal(g.nodes[1].addr, 0xb000);
+	assert_int_equal(g.nodes[1].n_edges, 1);
+	assert_int_equal(g.n_edges, 2);
+	assert_int_equal(g.edges[1].raw.a, 0xa000);
+	assert_int_equal(g.n_queue, 0);
+	graph_restart(&g, GRAPH_NODES);
+	assert_int_equal(graph_take(&g, u, n), 0);
+	assert_int_equal(g.n_nodes, 5);
+	assert_int_equal(g.n_edges, 0);
+	graph_release(&g);
+}
+
+static void a_graph_has_its_limit(void **state)
+{
+	const struct walk_unit u[] = {NODE(0x10000, 0)};
+	struct graph g = {.minor = 12, .max_bytes = 200000};
+	int r = 0;
+
+	for (int i = 0; i < 100000 && r == 0; i++)
+		r = graph_take(&g, u, 3);
+	assert_int_equal(r, -ENOMEM);
+	assert_true(g.n_nodes > 1000 && g.cap_nodes * sizeof(*g.nodes) <= 200000);
+	graph_restart(&g, GRAPH_NODES);
+	assert_int_equal(g.bytes, g.cap_types * sizeof(*g.types));
+	assert_int_equal(graph_take(&g, u, 3), 0);
+	graph_release(&g);
+}
+
 static void nonsense_is_refused(void **state)
 {
 	const struct walk_unit cut[] = {{0x10000, WALK_MAKE(WALK_NODE, 0)}, {0x1000, 3}};
@@ -342,6 +405,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(
 			nothing_known_limits_nothing, make_folder, remove_folder),
 		cmocka_unit_test(nodes_and_edges),
+		cmocka_unit_test(neighbours_in_rounds),
+		cmocka_unit_test(a_graph_has_its_limit),
 		cmocka_unit_test(nonsense_is_refused),
 		cmocka_unit_test(refcounts_of_every_version),
 		cmocka_unit_test(strings_once_each),
