@@ -74,6 +74,7 @@ static void *watch(void *arg)
 	struct pollfd p[3] = {{.fd = g->stop, .events = POLLIN},
 		{.fd = g->job->target_fd, .events = POLLIN}, {.fd = g->job->sock}};
 
+	job_hurry(HURRY_STOP); /* a look takes microseconds, and must not come late */
 	for (;;) {
 		struct timespec ts = {.tv_nsec = LOOK_NS};
 		struct err err = {""};

@@ -3,6 +3,7 @@
 
 #include <signal.h>
 #include <stdarg.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 
 #include "daemon/util/units.h"
@@ -25,6 +26,11 @@ uint64_t job_time_left(const struct job *j, uint64_t max_ns)
 	uint64_t now = now_monotonic_ns();
 
 	return now >= j->deadline_ns ? 0 : MIN(j->deadline_ns - now, max_ns);
+}
+
+void job_hurry(enum hurry hurry)
+{
+	(void)setpriority(PRIO_PROCESS, 0, (int)hurry);
 }
 
 void job_progress(const struct job *j, const char *fmt, ...)

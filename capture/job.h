@@ -102,6 +102,19 @@ void job_die_at(const struct job *j, enum step step);
 /* Time left until the deadline, at most max_ns. */
 uint64_t job_time_left(const struct job *j, uint64_t max_ns);
 
+/*
+ * How urgent the calling thread's work is. While the target stands still: nobody must come between.
+ * While the copy lives every page that the target writes is copied for it: no dawdling. Then there
+ * is no hurry, and the target may want the processor. Needs CAP_SYS_NICE; without it a stop is
+ * as long as the scheduler makes it.
+ */
+enum hurry {
+	HURRY_STOP = -15,
+	HURRY_COPY = 0,
+	HURRY_NONE = 10,
+};
+void job_hurry(enum hurry hurry);
+
 void job_progress(const struct job *j, const char *fmt, ...) _printf_(2, 3);
 
 /* Notes why the graph is not whole; the first reason stays, beside the last level. */

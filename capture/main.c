@@ -10,7 +10,6 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <sys/signalfd.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -24,6 +23,7 @@
 #include "capture/gate.h"
 #include "capture/graph.h"
 #include "capture/guard.h"
+#include "capture/huge.h"
 #include "capture/job.h"
 #include "capture/labels.h"
 #include "capture/loan.h"
@@ -43,6 +43,7 @@
 #define FORK_TRIES      5
 #define STATIC_ROUNDS   8
 #define ROUNDS_MAX      64 /* steps from a suspect to its farthest holder */
+#define HUGE_LONGEST_NS ((uint64_t)2 * 1000000000)
 #define ALARM_GRACE_NS  ((uint64_t)2 * 1000000000)
 
 static enum capture_code code_of(int r)
@@ -166,7 +167,6 @@ static void become_expendable(void)
 static int prepare(struct job *j, struct err *err)
 {
 	sigset_t chld;
-	int r;
 
 	j->began_ns = now_monotonic_ns();
 	j->deadline_ns = j->began_ns + MIN(j->req.deadline_ns, DEADLINE_MAX_NS);
@@ -185,12 +185,7 @@ static int prepare(struct job *j, struct err *err)
 			errno == ESRCH || errno == EINVAL ? "pid %d: no such process"
 							  : "pid %d: cannot watch it",
 			(int)j->pid);
-	r = take_lock(j, err);
-	/* Between stopping the target and letting it go we must not wait for a processor.
-	 * Needs CAP_SYS_NICE; without it the stop is as long as the scheduler makes it. */
-	if (r == 0)
-		(void)setpriority(PRIO_PROCESS, 0, -15);
-	return r;
+	return take_lock(j, err);
 }
 
 /* The short part: from here to there the target stands still, a few times for microseconds. */
@@ -200,6 +195,7 @@ static int freeze(struct job *j, int64_t *ret_at_ms, struct err *err)
 	struct gate gate;
 	int r;
 
+	job_hurry(HURRY_STOP);
 	r = gate_init(&gate, j, err);
 	for (int i = 0; r == 0 && i < FORK_TRIES; i++) {
 		struct thread *t;
@@ -216,6 +212,7 @@ static int freeze(struct job *j, int64_t *ret_at_ms, struct err *err)
 	}
 	/* nobody is pending when the gate opened; when it did not, nothing else is to be done */
 	stop_release(&s, job_time_left(j, UINT64_MAX));
+	job_hurry(HURRY_COPY);
 	return r;
 }
 
@@ -406,6 +403,7 @@ static int capture(struct job *j, struct graph *g, struct err *err)
 {
 	_cleanup_(strings_release) struct strings s = {0};
 	_cleanup_free_ struct cgroup *memory = calloc(1, sizeof(*memory));
+	_cleanup_(huge_release) struct huge huge = {0};
 	int64_t at_ms = 0;
 	int r, left;
 
@@ -415,12 +413,18 @@ static int capture(struct job *j, struct graph *g, struct err *err)
 	if (r < 0)
 		return r;
 	g->minor = j->python->minor;
+	(void)huge_read(j->pid, &huge);
 	job_progress(j, "looking for a safe moment in pid %d (%s)", (int)j->pid, j->info.comm);
 	r = freeze(j, &at_ms, err);
 	if (r == 0)
 		r = use_copy(j, memory, g, &s, err);
 	/* whatever happened: no copy, and no trace of one, stays */
+	job_hurry(HURRY_STOP);
 	left = fork_reap(j);
+	job_hurry(HURRY_COPY); /* it takes the target's locks */
+	(void)huge_restore(j->pid, j->target_fd, &huge,
+		now_monotonic_ns() + job_time_left(j, HUGE_LONGEST_NS));
+	job_hurry(HURRY_NONE);
 	if (left > 0)
 		job_progress(j,
 			"%d ended cop%s of pid %d could not be reaped now; the next capture does",

@@ -385,10 +385,13 @@ static void job_capture(struct job *j)
 	_cleanup_close_ int out = -1, theirs = -1;
 	struct err err = {{0}};
 	const char *die = getenv("PYLEAK_CAPTURE_DIE_AT");
+	const char *memory = getenv("PYLEAK_CAPTURE_MEMORY_MIB"); /* tests: less than there is */
 	int r;
 
 	if (die)
 		q.die_at = (uint32_t)strtoul(die, NULL, 10);
+	if (memory)
+		q.memory_mib = (uint32_t)strtoul(memory, NULL, 10);
 	snprintf(path, sizeof(path), "%s/snapshot", j->d.path);
 	out = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (out < 0) {

@@ -81,6 +81,21 @@ class Dumps(harness.RootTest):
         suspect = next(s for s in doc["suspects"] if s["type"] == name)
         return suspect, suspect["paths"][0]
 
+    def test_less_than_the_whole(self):
+        """With little memory for the graph the dump still tells who holds the suspects."""
+        code = ("class Session: pass\nclass Ballast: pass\nCACHE = {i: [Session()] for i in range(2000)}\n"
+                "ballast = [[Ballast()] for i in range(150000)]\nsay(1); hear()")
+        t = harness.Target(self, code)
+        t.hear()
+        d = harness.Daemon(self, t.pid, env=dict(os.environ, PYLEAK_CAPTURE_MEMORY_MIB="6"))
+        doc = d.ask("dump", t.pid, "--type", "__main__.Session")
+        self.assertEqual(doc["truncated"]["level"], "neighbourhood")
+        self.assertIn("memory", doc["truncated"]["reason"])
+        suspect, path = self.only_path(doc, "__main__.Session")
+        self.assertEqual((suspect["instances"], path["share"]), (2000, 1.0))
+        self.assertEqual((path["root"]["kind"], path["root"]["name"]), ("module", "__main__"))
+        self.assertEqual(path["steps"][0]["label"], "CACHE")
+
     def test_tutorial_leak(self):
         t = harness.Target(self, TUTORIAL)
         t.hear()

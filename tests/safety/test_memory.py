@@ -2,6 +2,7 @@
 """Near a memory limit the capture is given up or refused; the target is never killed."""
 import os
 import sys
+import threading
 import time
 import unittest
 
@@ -123,6 +124,54 @@ while True:
                 if headroom == 0.15:
                     self.assertEqual(result.code, lib.REFUSED)
                 target.end()
+
+
+class Huge(Case):
+    def test_huge_pages_come_back(self):
+        """A write beside the copy splits a huge page; afterwards they are all there again."""
+        with open("/sys/kernel/mm/transparent_hugepage/enabled", encoding="ascii") as f:
+            if "[never]" in f.read():
+                self.skipTest("cannot run here: this kernel has transparent huge pages off")
+        code = """
+import ctypes, mmap
+SIZE = 96 << 20
+m = mmap.mmap(-1, SIZE, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+m.madvise(14)  # MADV_HUGEPAGE
+for i in range(0, SIZE, 4096): m[i] = 1
+big = [[i] for i in range(200000)]
+say(1)
+n = 0
+while True:
+    for i in range(0, SIZE, 1 << 20): m[i] = n & 255
+    n += 1
+"""
+        target = Target(self, code)
+        target.hear()
+
+        def huge():
+            with open(f"/proc/{target.pid}/smaps_rollup", encoding="ascii") as f:
+                return next(int(x.split()[1]) for x in f if x.startswith("AnonHugePages"))
+
+        before = huge()
+        if before < 64 << 10:
+            self.skipTest("cannot run here: this host has not enough huge pages free")
+        least, over = [before], threading.Event()
+
+        def watch():
+            while not over.wait(0.005):
+                least.append(huge())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            result = lib.capture(target.pid)
+        finally:
+            over.set()
+            watcher.join()
+        self.assertEqual(result.code, lib.DONE, result.text)
+        self.assertLess(min(least), before, "nothing was split: this proves nothing")
+        self.assertGreaterEqual(huge(), before * 95 // 100)
+        self.assertIsNone(target.process.poll())
 
 
 if __name__ == "__main__":
