@@ -23,7 +23,7 @@ class HelperDies(Case):
     capture leaves no child behind."""
 
     def check(self, python, blocked):
-        rounds = 600000
+        rounds = 300000
         code = SUM.replace("ROUNDS", str(rounds))
         if blocked:
             code = ("import signal\nsignal.pthread_sigmask(signal.SIG_BLOCK, "
@@ -70,7 +70,7 @@ class HelperDies(Case):
 
     def test_random_moments(self):
         """Killed from outside, at no particular step."""
-        target = Target(self, SUM.replace("ROUNDS", "1500000"))
+        target = Target(self, SUM.replace("ROUNDS", "600000"))
         target.hear()
         right = target.ask("sum")
         rng = random.Random(7)
@@ -155,7 +155,7 @@ class DaemonDies(RootTest):
     def test_random_moments(self):
         target, right = self.begin(300000)
         rng = random.Random(11)
-        for i in range(500 if LONG else 12):
+        for i in range(500 if LONG else 6):
             delay = rng.uniform(0, 0.4)
             self.dump(target, 0, delay)
             self.assertEqual(target.hear(), right, delay)

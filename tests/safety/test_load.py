@@ -104,7 +104,7 @@ class Server(Case):
                                       for k, v in told["ms"].items()), flush=True)
 
     def test_no_request_fails(self):
-        for name, python in builds(self, "3.8", "3.13"):
+        for name, python in builds(self, "3.13"):
             with self.subTest(name):
                 self.check(name, python)
 
