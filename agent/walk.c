@@ -34,6 +34,7 @@ typedef int (*traverse_fn)(u64 self, visit_fn visit, void *arg);
 #define OB_REFCNT            0
 #define OB_TYPE              8
 #define OB_SIZE              16
+#define TP_NAME              24
 #define TP_BASICSIZE         32
 #define TP_ITEMSIZE          40
 #define TP_FLAGS             168
@@ -58,6 +59,9 @@ enum kind {
 	KIND_FRAME,
 	KIND_CODE,
 	KIND_TYPE,
+	KIND_LRU,
+	KIND_PAIRS,
+	KIND_ARRAY,
 };
 
 static inline u64 ld64(u64 a)
@@ -170,6 +174,33 @@ static uint32_t known_kind(const struct walk_ctx *c, u64 type)
 	return KIND_OTHER;
 }
 
+/* The hash by which a type without a symbol is known; 0: it has a name that Python code can give. */
+static u64 name_hash(u64 type)
+{
+	u64 h = 0xcbf29ce484222325UL, name = ld64(type + TP_NAME);
+	int sure = !(ld64(type + TP_FLAGS) & FLAG_HEAPTYPE);
+
+	for (u64 i = 0; i < WALK_MAX_NAME; i++) {
+		uint8_t ch = ld8(name + i);
+
+		if (!ch)
+			break;
+		sure |= ch == '.';
+		h = (h ^ ch) * 0x100000001b3UL;
+	}
+	return sure ? h : 0;
+}
+
+static void take_hint(struct walk_type *t, const struct walk_hint *h)
+{
+	if (h->tag != WALK_SHAPE)
+		add_slot(t, h->offset, h->tag, h->label);
+	else if (t->kind == KIND_OTHER)
+		t->kind = h->label == WALK_SHAPE_LRU     ? KIND_LRU
+			  : h->label == WALK_SHAPE_PAIRS ? KIND_PAIRS
+							 : KIND_ARRAY;
+}
+
 static __attribute__((noinline)) void describe_type(
 	struct walk_ctx *c, struct walk_type *t, u64 type)
 {
@@ -187,11 +218,13 @@ static __attribute__((noinline)) void describe_type(
 	for (int depth = 0; x && depth < 200; depth++, x = ld64(x + TP_BASE)) {
 		if (t->kind == KIND_OTHER)
 			t->kind = known_kind(c, x);
+		u64 name = name_hash(x);
+
 		for (uint32_t i = 0; i < c->n_hints; i++) {
 			const struct walk_hint *h = &c->hint[i];
 
-			if (h->type == x)
-				add_slot(t, h->offset, h->tag, h->label);
+			if (h->type == (h->by_name ? name : x))
+				take_hint(t, h);
 		}
 		if (ld64(x + TP_FLAGS) & FLAG_HEAPTYPE)
 			add_members(c, t, x);
@@ -352,6 +385,42 @@ static u64 match_sequence(struct walk_ctx *c, u64 o)
 	return WALK_MAKE(WALK_EDGE_INDEX, (u64)k->i--);
 }
 
+/* lru_cache_tp_traverse (Modules/_functoolsmodule.c): of every link its key, then its result. */
+static u64 match_lru(struct walk_ctx *c, u64 o)
+{
+	struct walk_cursor *k = &c->cursor;
+	u64 link = k->items, key;
+
+	if (!link || link == c->current)
+		return 0;
+	key = ld64(link + (u64)c->off.lru_key);
+	if (!k->key_next && o == key) {
+		k->key_next = 1;
+		return WALK_MAKE(WALK_EDGE_DICT_KEY, 0);
+	}
+	if (o != ld64(link + (u64)c->off.lru_result))
+		return 0;
+	k->key_next = 0;
+	k->items = ld64(link + (u64)c->off.lru_next);
+	return WALK_MAKE(WALK_EDGE_KEYED, key);
+}
+
+/* hamt_node_bitmap_traverse, hamt_node_collision_traverse (Python/hamt.c): from the last to the
+ * first of key, value, key, value, ...; a NULL for key means that the value is a node. */
+static u64 match_pairs(struct walk_ctx *c, u64 o)
+{
+	u64 b = match_sequence(c, o), at, key;
+
+	if (!b)
+		return 0;
+	at = WALK_ARG(b);
+	if (!(at & 1))
+		return WALK_MAKE(WALK_EDGE_DICT_KEY, 0);
+	key = ld64(c->cursor.items + 8 * (at - 1));
+	return key ? WALK_MAKE(WALK_EDGE_KEYED, ld64(key + (u64)c->off.contextvar_name))
+		   : WALK_MAKE(WALK_EDGE_PLAIN, 0);
+}
+
 /* ---- labels that wait for their visit ---- */
 
 static void expect(struct walk_ctx *c, u64 object, u64 b)
@@ -469,6 +538,27 @@ static void expect_inner_frame(struct walk_ctx *c, u64 f)
 		(i64)ld32(code + (u64)c->off.co_nlocalsplus), f + (u64)c->off.if_localsplus, 0);
 }
 
+/* The top of the value stack of a suspended frame. */
+static void expect_awaited(struct walk_ctx *c, u64 f)
+{
+	u64 code = ld64(f + (u64)c->off.if_code), first = f + (u64)c->off.if_localsplus, top, v;
+
+	if (c->off.minor >= 14)
+		code &= ~3UL;
+	if (!code || ld64(code + OB_TYPE) != c->known[WALK_KNOW_CODE])
+		return;
+	if (c->off.if_stackpointer >= 0)
+		top = ld64(f + (u64)c->off.if_stackpointer);
+	else
+		top = first + 8 * (u64)(i64)(int32_t)ld32(f + (u64)c->off.if_stacktop);
+	first += 8 * (u64)ld32(code + (u64)c->off.co_nlocalsplus);
+	if (top <= first || top > first + 8 * (u64)ld32(code + (u64)c->off.co_stacksize))
+		return;
+	v = ld64(top - 8);
+	expect(c, c->off.minor >= 14 ? v & ~3UL : v,
+		WALK_MAKE(WALK_EDGE_LABEL, WALK_LABEL_CR_AWAIT));
+}
+
 static void expect_frame(struct walk_ctx *c, u64 o)
 {
 	if (c->off.minor >= 11) {
@@ -499,8 +589,12 @@ static void expect_generator(struct walk_ctx *c, u64 o)
 	int8_t state = (int8_t)ld8(o + (u64)c->off.gen_frame_state);
 
 	/* FRAME_CLEARED: 4, since 3.15 5 */
-	if (state != (c->off.minor >= 15 ? 5 : 4))
-		expect_inner_frame(c, o + (u64)c->off.gen_iframe);
+	if (state == (c->off.minor >= 15 ? 5 : 4))
+		return;
+	expect_inner_frame(c, o + (u64)c->off.gen_iframe);
+	/* a coroutine is only ever suspended in an await, on what is on top of its stack */
+	if (c->type == c->known[WALK_KNOW_CORO])
+		expect_awaited(c, o + (u64)c->off.gen_iframe);
 }
 
 /* ---- sizes: what sys.getsizeof says, and inline values, which it leaves out ---- */
@@ -667,6 +761,10 @@ static int on_visit(u64 o, void *arg)
 			b = match_dict(c, o);
 		else if (c->cursor.kind == KIND_LIST)
 			b = match_sequence(c, o);
+		else if (c->cursor.kind == KIND_LRU)
+			b = match_lru(c, o);
+		else if (c->cursor.kind == KIND_PAIRS)
+			b = match_pairs(c, o);
 	}
 	if (!b && o == c->type && !c->type_seen) {
 		c->type_seen = 1;
@@ -766,7 +864,18 @@ static void emit_object(struct walk_ctx *c, u64 o, u64 flags)
 		c->default_tag = WALK_EDGE_MEMBER;
 		break;
 	case KIND_DEQUE:
+	case KIND_ARRAY:
 		c->default_tag = WALK_EDGE_INDEX;
+		break;
+	case KIND_LRU:
+		c->cursor.kind = KIND_LRU;
+		c->cursor.key_next = 0;
+		c->cursor.items = ld64(o + (u64)c->off.lru_next);
+		break;
+	case KIND_PAIRS:
+		c->cursor.kind = KIND_PAIRS;
+		c->cursor.items = o + (u64)c->off.hamt_bitmap_array;
+		c->cursor.i = (i64)ld64(o + OB_SIZE) - 1;
 		break;
 	case KIND_GEN:
 		expect_generator(c, o);
@@ -783,8 +892,10 @@ static void emit_object(struct walk_ctx *c, u64 o, u64 flags)
 static uint32_t walk_rings(struct walk_ctx *c)
 {
 	for (; c->ring < c->n_heads; c->ring++, c->gc = 0) {
-		u64 head = c->heads[c->ring];
+		u64 head = c->heads[c->ring], flags = WALK_NODE_TRACKED;
 
+		if (c->ring + 1 == c->n_heads) /* oldest first, so this is generation 0 */
+			flags |= WALK_NODE_YOUNG;
 		c->phase = WALK_PHASE_LINK;
 		if (!c->gc)
 			c->gc = ld64(head) & ~3UL;
@@ -793,7 +904,7 @@ static uint32_t walk_rings(struct walk_ctx *c)
 
 			if (c->n_objects >= c->max_objects)
 				return WALK_CAPPED;
-			emit_object(c, node + GC_HEAD, WALK_NODE_TRACKED);
+			emit_object(c, node + GC_HEAD, flags);
 			c->phase = WALK_PHASE_LINK;
 			c->gc = ld64(node) & ~3UL;
 			/* linked both ways, or the ring is not one */

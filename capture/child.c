@@ -24,11 +24,8 @@
 #define PTRACE_SYSEMU 31
 #endif
 
-/* What the copy gets mapped in, all of it charged to the target's control group: a buffer of
- * 2 MiB, half a MiB of addresses to expand, context (types it has seen) and stack. */
-#define UNITS      (128u << 10)
-#define BATCH      (64u << 10)
-#define STACK      (1u << 20)
+#define UNITS      (CHILD_UNITS_BYTES / sizeof(struct walk_unit))
+#define BATCH      (CHILD_BATCH_BYTES / sizeof(uint64_t))
 #define FAULTS_MAX 1000
 #define STUCK_NS   ((uint64_t)1000 * 1000000)
 #define NICE_NS    ((uint64_t)500 * 1000000)
@@ -167,6 +164,17 @@ static void hint(struct walk_ctx *c, uint64_t type, int32_t offset, uint8_t tag,
 		.type = type, .offset = (uint32_t)offset, .tag = tag, .label = label};
 }
 
+/* For types of C code that no symbol names. */
+static void hint_by_name(
+	struct walk_ctx *c, const char *type, int32_t offset, uint8_t tag, uint8_t label)
+{
+	uint32_t n = c->n_hints;
+
+	hint(c, walk_name_hash(type), offset, tag, label);
+	if (c->n_hints > n)
+		c->hint[n].by_name = 1;
+}
+
 static void tell_types(struct walk_ctx *c, const struct python *p)
 {
 	static const char *const symbol[WALK_KNOW_COUNT] = {
@@ -267,6 +275,65 @@ static void tell_hints(struct walk_ctx *c, const struct python *p)
 	NAMED(t, co_code, CO_CODE);
 }
 
+#define NAMED_IN(type, field, name)                                                                \
+	hint_by_name(c, type, l->field, WALK_EDGE_LABEL, WALK_LABEL_##name)
+
+/* By the tp_name, which lost its module's name or got one in some version. */
+static void tell_hints_by_name(struct walk_ctx *c, const struct layout *l)
+{
+	static const char *const future[] = {"_asyncio.Future", "_asyncio.Task"};
+	static const char *const views[] = {"dict_keys", "dict_values", "dict_items"};
+
+	NAMED_IN("property", property_get, FGET);
+	NAMED_IN("property", property_set, FSET);
+	NAMED_IN("property", property_del, FDEL);
+	NAMED_IN("property", property_doc, DOC);
+	NAMED_IN("classmethod", classmethod_callable, FUNC);
+	NAMED_IN("staticmethod", classmethod_callable, FUNC);
+	NAMED_IN("super", super_type, THISCLASS);
+	NAMED_IN("super", super_obj, SELF);
+	NAMED_IN("super", super_obj_type, SELF_CLASS);
+	NAMED_IN("mappingproxy", mappingproxy_mapping, MAPPING);
+	for (size_t i = 0; i < ARRAY_SIZE(views); i++)
+		NAMED_IN(views[i], mappingproxy_mapping, MAPPING);
+	hint_by_name(c, "slice", l->slice_start, WALK_EDGE_LABEL, WALK_LABEL_START);
+	hint_by_name(c, "slice", l->slice_start + 8, WALK_EDGE_LABEL, WALK_LABEL_STOP);
+	hint_by_name(c, "slice", l->slice_start + 16, WALK_EDGE_LABEL, WALK_LABEL_STEP);
+	NAMED_IN("collections.defaultdict", defaultdict_factory, DEFAULT_FACTORY);
+	NAMED_IN("functools._lru_cache_wrapper", lru_cache, CACHE);
+	NAMED_IN("functools._lru_cache_wrapper", lru_func, WRAPPED);
+	hint_by_name(c, "functools._lru_cache_wrapper", 0, WALK_SHAPE, WALK_SHAPE_LRU);
+	NAMED_IN("Context", ctx_vars, VARS);
+	NAMED_IN("_contextvars.Context", ctx_vars, VARS);
+	NAMED_IN("ContextVar", contextvar_default, DEFAULT);
+	NAMED_IN("_contextvars.ContextVar", contextvar_default, DEFAULT);
+	NAMED_IN("hamt", hamt_root, ROOT);
+	hint_by_name(c, "hamt_bitmap_node", 0, WALK_SHAPE, WALK_SHAPE_PAIRS);
+	hint_by_name(c, "hamt_collision_node", 0, WALK_SHAPE, WALK_SHAPE_PAIRS);
+	NAMED_IN("_queue.SimpleQueue", simplequeue_list, LST);
+	if (l->simplequeue_list < 0)
+		hint_by_name(c, "_queue.SimpleQueue", 0, WALK_SHAPE, WALK_SHAPE_ARRAY);
+	NAMED_IN("_thread._local", local_dummies, DUMMIES);
+	for (size_t i = 0; i < ARRAY_SIZE(future); i++) {
+		NAMED_IN(future[i], future_loop, FUT_LOOP);
+		NAMED_IN(future[i], future_callback0, FUT_CALLBACK);
+		NAMED_IN(future[i], future_callbacks, FUT_CALLBACKS);
+		NAMED_IN(future[i], future_exception, FUT_EXCEPTION);
+		NAMED_IN(future[i], future_result, FUT_RESULT);
+	}
+	NAMED_IN("_asyncio.Task", task_waiter, TASK_WAITER);
+	NAMED_IN("_asyncio.Task", task_coro, TASK_CORO);
+	NAMED_IN("_asyncio.Task", task_context, TASK_CONTEXT);
+	NAMED_IN("_abc_data", abc_registry, ABC_REGISTRY);
+	NAMED_IN("_abc_data", abc_cache, ABC_CACHE);
+	NAMED_IN("_abc_data", abc_negative_cache, ABC_NEGATIVE);
+	NAMED_IN("_abc._abc_data", abc_registry, ABC_REGISTRY);
+	NAMED_IN("_abc._abc_data", abc_cache, ABC_CACHE);
+	NAMED_IN("_abc._abc_data", abc_negative_cache, ABC_NEGATIVE);
+	NAMED_IN("_ctypes._CData", cdata_base, CT_BASE);
+	NAMED_IN("_ctypes._CData", cdata_objects, CT_OBJECTS);
+}
+
 /* Types that no symbol names: what a module of C code calls them. */
 static uint64_t module_member(struct view *v, const char *module, const char *name)
 {
@@ -295,6 +362,7 @@ static void tell(struct walk_ctx *c, const struct job *j, struct view *v)
 	tell_types(c, j->python);
 	c->known[WALK_KNOW_DEQUE] = module_member(v, "_collections", "deque");
 	tell_hints(c, j->python);
+	tell_hints_by_name(c, l);
 	uint64_t partial = module_member(v, "_functools", "partial");
 	NAMED(partial, partial_fn, PARTIAL_FUNC);
 	NAMED(partial, partial_args, ARGS);
@@ -313,17 +381,17 @@ static int map_all(struct walker *w, struct err *err)
 	if (r == 0)
 		r = remote_map(w, (sizeof(struct walk_ctx) + 4095) & ~4095UL, &w->ctx, err);
 	if (r == 0)
-		r = remote_map(w, STACK, &w->stack_top, err);
+		r = remote_map(w, CHILD_STACK_BYTES, &w->stack_top, err);
 	if (r == 0)
-		r = remote_map(w, UNITS * sizeof(struct walk_unit), &w->units, err);
+		r = remote_map(w, CHILD_UNITS_BYTES, &w->units, err);
 	if (r == 0)
-		r = remote_map(w, BATCH * sizeof(uint64_t), &w->in, err);
+		r = remote_map(w, CHILD_BATCH_BYTES, &w->in, err);
 	if (r == 0) {
 		/* below the stack lies the buffer: a page that faults instead */
 		const uint64_t guard[6] = {w->stack_top, 4096, PROT_NONE};
 
 		r = remote_call(w, SYS_mprotect, guard, &none, err);
-		w->stack_top += STACK - 4096;
+		w->stack_top += CHILD_STACK_BYTES - 4096;
 	}
 	return r;
 }
@@ -346,11 +414,14 @@ int child_setup(struct walker *w, struct job *j, struct graph *g, struct view *v
 	struct guard *guard, struct err *err)
 {
 	const uint64_t die[6] = {PR_SET_PDEATHSIG, SIGKILL};
+	struct user_regs_struct regs;
 	uint64_t none;
 	int r = 0;
 
 	*w = (struct walker){.job = j, .graph = g, .guard = guard, .began_ns = now_monotonic_ns()};
 	w->until_ns = w->began_ns + job_time_left(j, UINT64_MAX) / 2;
+	if (ptrace(PTRACE_GETREGS, j->child, NULL, &regs) == 0)
+		w->sp = regs.rsp;
 	w->local = malloc(UNITS * sizeof(*w->local));
 	if (!w->local)
 		return err_set(err, -ENOMEM, "out of memory");

@@ -13,6 +13,12 @@
 #include "capture/job.h"
 #include "include/pyleak/walk.h"
 
+/* What the copy gets mapped in, all of it charged to the target's control group: a buffer of
+ * 2 MiB, half a MiB of addresses to expand, context (types it has seen) and stack. */
+#define CHILD_UNITS_BYTES ((size_t)2 << 20)
+#define CHILD_BATCH_BYTES ((size_t)512 << 10)
+#define CHILD_STACK_BYTES ((size_t)1 << 20)
+
 struct graph;
 struct view;
 
@@ -22,6 +28,7 @@ struct walker {
 	struct guard *guard;
 	uint64_t code, code_end; /* addresses in the copy */
 	uint64_t ctx, stack_top, units, in;
+	uint64_t sp;             /* of the thread that was copied */
 	struct walk_unit *local; /* drained units, not taken yet */
 	size_t n_local;
 	uint64_t began_ns;

@@ -13,6 +13,7 @@ void graph_release(struct graph *g)
 	free(g->types);
 	free(g->queue);
 	free(g->roots);
+	free(g->holders);
 	u64map_release(&g->type_index);
 	u64map_release(&g->static_types);
 	u64map_release(&g->outside);
@@ -138,6 +139,8 @@ static int take_node(struct graph *g, const struct walk_unit *u)
 	*n = (struct snapshot_node){.addr = u[0].a, .bytes = u[2].a, .type = type};
 	if (WALK_ARG(u[0].b) & WALK_NODE_TRACKED)
 		n->flags |= SNAPSHOT_NODE_TRACKED;
+	if (WALK_ARG(u[0].b) & WALK_NODE_YOUNG)
+		n->flags |= SNAPSHOT_NODE_YOUNG;
 	n->refcount = read_refcount(g->minor, u[1].b, &n->flags);
 	g->node_edges_at = g->n_edges;
 	return 0;

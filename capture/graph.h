@@ -51,6 +51,8 @@ struct graph {
 	size_t n_queue, cap_queue, queue_at;
 	struct snapshot_root *roots; /* name and edge_arg: string indexes */
 	size_t n_roots, cap_roots;
+	struct snapshot_holder *holders;
+	size_t n_holders;
 	uint64_t max_objects;
 	uint32_t skipped;
 	size_t node_edges_at; /* edges before the node being read */

@@ -9,7 +9,19 @@
 #define KEY_MAX        96
 #define NAMES_MAX      200000
 
+/* Names like utf8_to_utf16 or SHA256 are none of these. */
+#define RANDOM_HEX 8 /* hexadecimal digits alone, with a decimal one among them */
+#define RANDOM_PART                                                                                \
+	10 /* between underscores: letters and decimal digits that take turns at least */
+#define RANDOM_TURNS 2  /* so many times, and once more where it is short */
+#define RANDOM_WHOLE 16 /* hexadecimal digits without decimal ones; letters of every kind, mixed */
+
 _Static_assert(sizeof(union graph_edge) == sizeof(struct snapshot_edge), "converted in place");
+
+enum code_name {
+	CODE_CONSTANT = 1, /* among its constants: data, perhaps */
+	CODE_NAME,         /* of a variable, an attribute, a global */
+};
 
 struct labels {
 	struct job *job;
@@ -19,7 +31,7 @@ struct labels {
 	struct u64map texts;      /* str object or C string -> string number + 1; 0: no name */
 	struct u64map namespaces; /* dicts whose keys are names */
 	struct u64map name_tuples;
-	struct u64map code_names; /* str objects that code objects hold */
+	struct u64map code_names; /* str objects that code objects hold: enum code_name */
 	struct u64map cells;      /* cell -> str object with its variable's name */
 	uint32_t label[WALK_LABEL_COUNT];
 	bool nomem;
@@ -38,6 +50,74 @@ static bool is_identifier(const char *s, size_t n)
 			return false;
 	}
 	return true;
+}
+
+enum letter { LETTER_NONE, LETTER_SMALL, LETTER_CAPITAL, LETTER_DIGIT };
+
+static enum letter letter_of(char c)
+{
+	return c >= '0' && c <= '9'   ? LETTER_DIGIT
+	       : c >= 'A' && c <= 'Z' ? LETTER_CAPITAL
+	       : c == '_'             ? LETTER_NONE
+				      : LETTER_SMALL;
+}
+
+/*
+ * Whether an identifier looks like something random: digests, tokens, serial numbers. More than a
+ * third of all random hexadecimal numbers begin with a letter and could be names. In base 62 six
+ * neighbours of ten are of different kinds, in camelCase three.
+ */
+bool labels_looks_random(const char *s, size_t n)
+{
+	enum letter before = LETTER_NONE;
+	size_t letters = 0, kinds = 0, part = 0, turns = 0;
+	bool hex = n >= RANDOM_HEX, digits = false;
+
+	for (size_t i = 0; i < n; i++) {
+		enum letter kind = letter_of(s[i]);
+
+		hex = hex && (kind == LETTER_DIGIT || ((s[i] | 32) >= 'a' && (s[i] | 32) <= 'f'));
+		digits = digits || kind == LETTER_DIGIT;
+		if (kind == LETTER_NONE) {
+			part = turns = 0;
+			continue;
+		}
+		letters++;
+		kinds += before && kind != before;
+		turns += part && (kind == LETTER_DIGIT) != (before == LETTER_DIGIT);
+		before = kind;
+		part++;
+		if (part >= RANDOM_PART && turns >= RANDOM_TURNS + (part < RANDOM_WHOLE))
+			return true;
+	}
+	return (hex && (digits || n >= RANDOM_WHOLE)) ||
+	       (letters >= RANDOM_WHOLE && 5 * kinds >= 2 * letters);
+}
+
+size_t labels_module_name(struct view *v, uint64_t str, char *buf, size_t n)
+{
+	size_t length = view_str(v, str, buf, n), part = 0;
+	bool plain = true, hyphens = false; /* "my-script" is one, a token with a hyphen is not */
+
+	for (size_t i = 0; i <= length; i++) {
+		unsigned char c = (unsigned char)buf[i];
+
+		hyphens = hyphens || c == '-';
+		plain = plain && !(c >= '0' && c <= '9') && !(c >= 'A' && c <= 'Z');
+		if (c == '.' || c == '-' || i == length) {
+			if (labels_looks_random(buf + part, i - part))
+				goto hidden;
+			part = i + 1;
+		} else if (c < 0x80 && !((c | 32) >= 'a' && (c | 32) <= 'z') &&
+			   !(c >= '0' && c <= '9') && c != '_') {
+			goto hidden;
+		}
+	}
+	if (!hyphens || plain)
+		return length;
+hidden:
+	buf[0] = '\0';
+	return 0;
 }
 
 uint32_t labels_identifier(struct view *v, struct strings *s, uint64_t str)
@@ -140,7 +220,9 @@ static void survey(struct labels *l)
 			break;
 		case WALK_EDGE_LABEL:
 			if (is_name_tuple((uint32_t)WALK_ARG(u->b)))
-				put(l, &l->name_tuples, u->a, 1);
+				put(l, &l->name_tuples, u->a,
+					WALK_ARG(u->b) == WALK_LABEL_CO_CONSTS ? CODE_CONSTANT
+									       : CODE_NAME);
 			break;
 		}
 	}
@@ -149,18 +231,38 @@ static void survey(struct labels *l)
 		if (g->roots[i].edge_kind == EDGE_DICT)
 			put(l, &l->namespaces, g->roots[i].addr, 1);
 	for (size_t i = 0; i < g->n_nodes; at += g->nodes[i++].n_edges) {
-		if (!(g->types[g->nodes[i].type].flags & TPFLAGS_TUPLE_SUBCLASS) ||
-			!u64map_get(&l->name_tuples, g->nodes[i].addr))
-			continue;
-		for (size_t k = at; k < at + g->nodes[i].n_edges; k++)
-			if (WALK_TAG(g->edges[k].raw.b) == WALK_EDGE_INDEX)
-				put(l, &l->code_names, g->edges[k].raw.a, 1);
+		const uint64_t *kind = g->types[g->nodes[i].type].flags & TPFLAGS_TUPLE_SUBCLASS
+					       ? u64map_get(&l->name_tuples, g->nodes[i].addr)
+					       : NULL;
+
+		for (size_t k = at; kind && k < at + g->nodes[i].n_edges; k++) {
+			const uint64_t *known = u64map_get(&l->code_names, g->edges[k].raw.a);
+
+			if (WALK_TAG(g->edges[k].raw.b) == WALK_EDGE_INDEX &&
+				(!known || *known < *kind))
+				put(l, &l->code_names, g->edges[k].raw.a, *kind);
+		}
 	}
 }
 
 static bool is_interned(struct view *v, uint64_t str)
 {
 	return (view_u32(v, str + (uint64_t)v->l->str_state) & 3) != 0;
+}
+
+/* A key that is a name in the program's code, or at least may be one and does not look like data. */
+static uint32_t key_name(struct labels *l, uint64_t key)
+{
+	const uint64_t *kind = u64map_get(&l->code_names, key);
+	char buf[IDENTIFIER_MAX];
+	uint32_t number;
+
+	if (!is_new(l, key, &number))
+		return number;
+	if (!(kind && *kind == CODE_NAME && is_interned(l->view, key)) &&
+		labels_looks_random(buf, view_str(l->view, key, buf, sizeof(buf))))
+		return remember(l, key, 0);
+	return identifier(l, key);
 }
 
 /* Text of a dict key that is not a namespace's, or 0. */
@@ -171,7 +273,7 @@ static uint32_t data_key(struct labels *l, uint64_t key)
 		return any_text(l, key);
 	case CAPTURE_KEYS_IDENTIFIERS:
 		if (u64map_get(&l->code_names, key) && is_interned(l->view, key))
-			return identifier(l, key);
+			return key_name(l, key);
 	}
 	return 0;
 }
@@ -182,7 +284,7 @@ static uint32_t namespace_key(struct labels *l, uint64_t key)
 	case CAPTURE_KEYS_ALL:
 		return any_text(l, key);
 	case CAPTURE_KEYS_IDENTIFIERS:
-		return identifier(l, key);
+		return key_name(l, key);
 	}
 	return 0;
 }
@@ -207,7 +309,7 @@ static void resolve_edge(struct labels *l, union graph_edge *e, bool in_namespac
 		break;
 	case WALK_EDGE_ATTR_KEY:
 		r.arg = namespace_key(l, arg);
-		r.kind = r.arg ? EDGE_ATTR : EDGE_ITEM;
+		r.kind = EDGE_ATTR;
 		break;
 	case WALK_EDGE_ATTR_NAME:
 		r.arg = c_name(l, arg);
@@ -288,6 +390,14 @@ static uint32_t dotted(struct labels *l, uint64_t str)
 	return remember(l, str, n ? strings_add(l->strings, buf, n) : 0);
 }
 
+static uint32_t module_name(struct labels *l, uint64_t str)
+{
+	char buf[IDENTIFIER_MAX * 2];
+	size_t n = labels_module_name(l->view, str, buf, sizeof(buf));
+
+	return n ? strings_add(l->strings, buf, n) : 0;
+}
+
 int labels_resolve(struct job *j, struct graph *g, struct view *v, struct strings *s)
 {
 	static const char *const label[] = {
@@ -323,7 +433,8 @@ int labels_resolve(struct job *j, struct graph *g, struct view *v, struct string
 			n->name = type_name(&l, n->addr);
 			named++;
 		} else if (t->addr == module && !n->name) {
-			n->name = dotted(&l, view_u64(v, n->addr + (uint64_t)v->l->module_name));
+			n->name =
+				module_name(&l, view_u64(v, n->addr + (uint64_t)v->l->module_name));
 			named++;
 		}
 	}

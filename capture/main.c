@@ -24,6 +24,7 @@
 #include "capture/graph.h"
 #include "capture/guard.h"
 #include "capture/huge.h"
+#include "capture/holders.h"
 #include "capture/job.h"
 #include "capture/labels.h"
 #include "capture/loan.h"
@@ -378,6 +379,13 @@ static int read_copy(
 		if (r < 0)
 			return r;
 	}
+	if (j->level < LEVEL_NEIGHBOURHOOD) /* else not all references are known */
+		r = holders_find(&w, g, v, s, err);
+	if (r < 0)
+		return r == -ENOMEM
+			       ? err_set(err, r, "out of memory for what holds objects of pid %d",
+					 (int)j->pid)
+			       : r;
 	r = labels_resolve(j, g, v, s);
 	return r < 0 ? err_set(err, r, "out of memory for the names of pid %d", (int)j->pid) : 0;
 }

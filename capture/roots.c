@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 #include "capture/roots.h"
 
+#include <elf.h>
 #include <inttypes.h>
 #include <string.h>
 
@@ -62,7 +63,7 @@ static int add_module(void *arg, uint64_t key, uint64_t value)
 	struct roots *r = arg;
 	char name[256];
 
-	if (view_str(r->view, key, name, sizeof(name)) == 0)
+	if (labels_module_name(r->view, key, name, sizeof(name)) == 0)
 		snprintf(name, sizeof(name), "?");
 	add(r, value, ROOT_MODULE, text(r, name), EDGE_PLAIN, 0);
 	return r->error;
@@ -182,16 +183,59 @@ static void add_frame_object(struct roots *r, const struct frame_info *f, const 
 	add(r, f->object, ROOT_FRAME, frame_name(r, f, thread), EDGE_PLAIN, 0);
 }
 
+/* Every object that the thread's state holds, under what it is for the thread. */
+static void add_thread_state(struct roots *r, uint64_t ts, const char *thread)
+{
+	const struct layout *l = r->view->l;
+	const struct {
+		const char *what;
+		int32_t offset;
+	} field[] = {
+		{"thread-local storage", l->ts_dict},
+		{"thread-local storage", l->ts_local_key},
+		{"thread-local storage", l->ts_local_sentinel},
+		{"context", l->ts_context},
+		{"exception", l->ts_async_exc},
+		{"exception", l->ts_current_exception},
+		{"exception", l->ts_curexc_type},
+		{"exception", l->ts_curexc_value},
+		{"exception", l->ts_curexc_tb},
+		{"profile function", l->ts_c_profileobj},
+		{"trace function", l->ts_c_traceobj},
+		{"asynchronous generator hooks", l->ts_async_gen_firstiter},
+		{"asynchronous generator hooks", l->ts_async_gen_finalizer},
+		{"running event loop", l->tsi_asyncio_loop},
+		{"running event loop", l->tsi_asyncio_task},
+		{"lazy imports", l->tsi_lazy_imports},
+		{"thread state", l->ts_on_delete_data},
+	};
+	uint64_t exc = view_u64(r->view, ts + (uint64_t)l->ts_exc_info);
+	char name[192];
+
+	for (size_t i = 0; i < ARRAY_SIZE(field); i++) {
+		if (field[i].offset < 0)
+			continue;
+		snprintf(name, sizeof(name), "%s of %s", field[i].what, thread);
+		add(r, view_u64(r->view, ts + (uint64_t)field[i].offset), ROOT_INTERPRETER,
+			text(r, name), EDGE_PLAIN, 0);
+	}
+	/* exceptions that are being handled */
+	snprintf(name, sizeof(name), "exception of %s", thread);
+	for (int depth = 0; exc && depth < 256; depth++) {
+		const int32_t part[] = {l->exc_item_value, l->exc_item_type, l->exc_item_tb};
+
+		for (size_t i = 0; i < ARRAY_SIZE(part); i++)
+			if (part[i] >= 0)
+				add(r, view_u64(r->view, exc + (uint64_t)part[i]), ROOT_INTERPRETER,
+					text(r, name), EDGE_PLAIN, 0);
+		exc = view_u64(r->view, exc + (uint64_t)l->exc_item_previous);
+	}
+}
+
 static void add_thread(struct roots *r, uint64_t ts, struct frame_info *frames)
 {
 	const struct layout *l = r->view->l;
-	const int32_t field[] = {l->ts_dict, l->ts_context, l->ts_async_exc, l->ts_c_profileobj,
-		l->ts_c_traceobj, l->ts_current_exception, l->ts_curexc_type, l->ts_curexc_value,
-		l->ts_curexc_tb, l->ts_async_gen_firstiter, l->ts_async_gen_finalizer,
-		l->ts_local_key, l->ts_local_sentinel};
-	char thread[128], name[192];
-	uint64_t exc;
-	uint32_t number;
+	char thread[128];
 	size_t n;
 
 	thread_name(r, ts, thread, sizeof(thread));
@@ -204,38 +248,45 @@ static void add_thread(struct roots *r, uint64_t ts, struct frame_info *frames)
 		else
 			add_frame(r, &frames[i], thread);
 	}
-	snprintf(name, sizeof(name), "thread state of %s", thread);
-	number = text(r, name);
-	for (size_t i = 0; i < ARRAY_SIZE(field); i++)
-		if (field[i] >= 0)
-			add(r, view_u64(r->view, ts + (uint64_t)field[i]), ROOT_INTERPRETER, number,
-				EDGE_PLAIN, 0);
-	exc = view_u64(r->view, ts + (uint64_t)l->ts_exc_info);
-	for (int depth = 0; exc && depth < 256; depth++) {
-		const int32_t part[] = {l->exc_item_value, l->exc_item_type, l->exc_item_tb};
+	add_thread_state(r, ts, thread);
+}
 
-		for (size_t i = 0; i < ARRAY_SIZE(part); i++)
-			if (part[i] >= 0)
-				add(r, view_u64(r->view, exc + (uint64_t)part[i]), ROOT_INTERPRETER,
-					number, EDGE_PLAIN, 0);
-		exc = view_u64(r->view, exc + (uint64_t)l->exc_item_previous);
+/* threading._active */
+static uint64_t threads_dict(struct view *v)
+{
+	uint64_t modules = view_u64(v, v->python->interp + (uint64_t)v->l->interp_modules);
+	uint64_t threading = view_dict_get(v, modules, "threading");
+
+	return threading ? view_dict_get(v, view_u64(v, threading + (uint64_t)v->l->module_dict),
+				   "_active")
+			 : 0;
+}
+
+size_t roots_threads(struct view *v, struct roots_thread *ret, size_t max)
+{
+	struct roots r = {.view = v, .threads_dict = threads_dict(v)};
+	uint64_t ts = view_u64(v, v->python->interp + (uint64_t)v->l->interp_tstate_head);
+	size_t n = 0;
+
+	for (; ts && n < max; ts = view_u64(v, ts + (uint64_t)v->l->ts_next), n++) {
+		ret[n].ts = ts;
+		ret[n].ident = view_u64(v, ts + (uint64_t)v->l->ts_thread_id);
+		thread_name(&r, ts, ret[n].name, sizeof(ret[n].name));
 	}
+	return n;
 }
 
 static void add_threads(struct roots *r)
 {
 	struct view *v = r->view;
 	struct frame_info *frames = malloc(FRAMES_MAX * sizeof(*frames));
-	uint64_t modules = view_u64(v, v->python->interp + (uint64_t)v->l->interp_modules);
-	uint64_t threading = view_dict_get(v, modules, "threading"), ts;
+	uint64_t ts;
 
 	if (!frames) {
 		r->error = -ENOMEM;
 		return;
 	}
-	if (threading)
-		r->threads_dict = view_dict_get(
-			v, view_u64(v, threading + (uint64_t)v->l->module_dict), "_active");
+	r->threads_dict = threads_dict(v);
 	ts = view_u64(v, v->python->interp + (uint64_t)v->l->interp_tstate_head);
 	for (int i = 0; ts && i < THREADS_MAX && !r->error; i++) {
 		add_thread(r, ts, frames);
@@ -277,6 +328,116 @@ static void add_atexit(struct roots *r, uint32_t name)
 	}
 }
 
+/*
+ * Calls that wait for the main thread (Py_AddPendingCall): what they will get, where it is an
+ * object. A ring of 32 with its ends behind it up to 3.12 (pycore_ceval.h, pycore_interp.h), whose
+ * used entries stay as they were; then an array of 300 whose used entries are cleared.
+ */
+static void add_pending(struct roots *r, uint64_t calls)
+{
+	struct view *v = r->view;
+	bool ring = v->l->minor <= 12;
+	uint64_t size = ring ? 16 : 24, n = ring ? 32 : 300;
+	uint32_t name = text(r, "pending calls"), first = 0, last = (uint32_t)n;
+
+	if (ring) {
+		first = view_u32(v, calls + n * size);
+		last = view_u32(v, calls + n * size + 4);
+	}
+	if (first >= n || last > n)
+		return;
+	for (uint32_t i = first; i != last && !r->error; i = ring ? (i + 1) % n : i + 1)
+		if (view_u64(v, calls + i * size))
+			add(r, view_u64(v, calls + i * size + 8), ROOT_INTERPRETER, name,
+				EDGE_PLAIN, 0);
+}
+
+static void add_monitoring(struct roots *r)
+{
+	const struct layout *l = r->view->l;
+	uint32_t name = text(r, "monitoring callbacks");
+
+	if (l->interp_monitoring_callables < 0)
+		return;
+	for (int32_t i = 0; i < l->n_monitoring_callables; i++)
+		add(r,
+			view_u64(r->view, r->view->python->interp +
+						  (uint64_t)l->interp_monitoring_callables +
+						  8 * (uint64_t)i),
+			ROOT_INTERPRETER, name, EDGE_PLAIN, 0);
+}
+
+/* ---- signal handlers ---- */
+
+/*
+ * Handlers[] of Modules/signalmodule.c, since 3.12 in _PyRuntime: 65 pairs of a number and what was
+ * given to signal.signal(), the first one empty. No symbol names it, but it cannot be mistaken: 64
+ * objects at equal distances behind a NULL, most of them the same few.
+ */
+#define N_SIGNALS       64
+#define SIGNAL_WORDS    2
+#define SIGNAL_SURE     32
+#define STATIC_DATA_MAX ((uint64_t)16 << 20)
+
+static bool is_handlers(struct view *v, const uint64_t *w, const uint64_t usual[4])
+{
+	int sure = 0;
+
+	if (w[0] != 0)
+		return false;
+	for (int i = 1; i <= N_SIGNALS; i++) {
+		uint64_t o = w[SIGNAL_WORDS * i];
+
+		if (o == 0 || o % 8)
+			return false;
+		for (int k = 0; k < 4; k++)
+			sure += o == usual[k];
+	}
+	return sure >= SIGNAL_SURE && view_is_object(v, w[SIGNAL_WORDS]);
+}
+
+static bool add_handlers_in(struct roots *r, uint64_t at, uint64_t n, const uint64_t usual[4])
+{
+	_cleanup_free_ uint64_t *w = malloc(n);
+	uint32_t name = text(r, "signal handlers");
+
+	if (!w || mem_read(r->view->python->id.pid, at, w, n) < 0)
+		return false;
+	for (uint64_t i = 0; i + SIGNAL_WORDS * N_SIGNALS < n / 8; i++) {
+		if (!is_handlers(r->view, w + i, usual))
+			continue;
+		for (uint32_t k = 1; k <= N_SIGNALS; k++)
+			add(r, w[i + SIGNAL_WORDS * k], ROOT_INTERPRETER, name, EDGE_INDEX, k);
+		return true;
+	}
+	return false;
+}
+
+static void add_signals(struct roots *r)
+{
+	struct view *v = r->view;
+	uint64_t modules = view_u64(v, v->python->interp + (uint64_t)v->l->interp_modules);
+	uint64_t m = view_dict_get(v, modules, "_signal"), dict, usual[4];
+	const struct elf_segment *s;
+
+	if (!m)
+		return;
+	dict = view_u64(v, m + (uint64_t)v->l->module_dict);
+	usual[0] = view_dict_get(v, dict, "SIG_DFL");
+	usual[1] = view_dict_get(v, dict, "SIG_IGN");
+	usual[2] = view_dict_get(v, dict, "default_int_handler");
+	if (python_symbol(v->python, "_Py_NoneStruct", &usual[3], NULL) < 0)
+		usual[3] = 0;
+	for (size_t i = 0; (s = elf_image_segment(v->python->elf, i)) != NULL; i++) {
+		uint64_t at = s->vaddr + v->python->bias, skip = -at & 7;
+
+		if ((s->flags & PF_W) && s->memsz > skip &&
+			add_handlers_in(
+				r, at + skip, MIN(s->memsz - skip, STATIC_DATA_MAX) & ~7ULL, usual))
+			return;
+	}
+}
+
 static void add_interpreter(struct roots *r)
 {
 	struct view *v = r->view;
@@ -310,6 +471,12 @@ static void add_interpreter(struct roots *r)
 		{"warnings", l->interp_warnings_default, EDGE_PLAIN},
 		{"warnings", l->interp_warnings_context, EDGE_PLAIN},
 		{"atexit", l->interp_pyexitmodule, EDGE_PLAIN},
+		{"lazy imports", l->interp_lazy_import_func, EDGE_PLAIN},
+		{"lazy imports", l->interp_lazy_filter, EDGE_PLAIN},
+		{"lazy imports", l->interp_lazy_modules, EDGE_PLAIN},
+		{"lazy imports", l->interp_lazy_pending, EDGE_PLAIN},
+		/* 3.12 never lets go of one; before and after, it does not count as a holder */
+		{"interned", l->minor == 12 ? l->interp_interned : -1, EDGE_PLAIN},
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(field); i++)
@@ -317,6 +484,12 @@ static void add_interpreter(struct roots *r)
 			add(r, view_u64(v, interp + (uint64_t)field[i].offset), ROOT_INTERPRETER,
 				text(r, field[i].name), field[i].edge, 0);
 	add_atexit(r, text(r, "atexit"));
+	if (l->interp_pending_calls >= 0)
+		add_pending(r, interp + (uint64_t)l->interp_pending_calls);
+	if (l->rt_pending_main >= 0)
+		add_pending(r, v->python->runtime + (uint64_t)l->rt_pending_main);
+	add_monitoring(r);
+	add_signals(r);
 	add(r, view_u64(v, gc + (uint64_t)l->gc_garbage), ROOT_INTERPRETER, text(r, "gc.garbage"),
 		EDGE_PLAIN, 0);
 	add(r, view_u64(v, gc + (uint64_t)l->gc_callbacks), ROOT_INTERPRETER,

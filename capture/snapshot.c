@@ -154,6 +154,8 @@ int snapshot_write(const struct job *j, const struct graph *g, const struct stri
 	section(&w, SNAPSHOT_NODES, g->nodes, g->n_nodes * sizeof(*g->nodes));
 	section(&w, SNAPSHOT_EDGES, g->edges, g->n_edges * sizeof(*g->edges));
 	section(&w, SNAPSHOT_ROOTS, g->roots, g->n_roots * sizeof(*g->roots));
+	if (g->n_holders)
+		section(&w, SNAPSHOT_HOLDERS, g->holders, g->n_holders * sizeof(*g->holders));
 	begin(&w, SNAPSHOT_END, 0);
 	pack(&w, NULL, 0, ZSTD_e_end);
 done:

@@ -261,15 +261,15 @@ size_t view_str(struct view *v, uint64_t o, char *buf, size_t n)
 			buf[0] = '\0';
 			return 0;
 		}
-		for (uint64_t i = 0; i < length; i++)
-			if (buf[i] < 0x20 || buf[i] == 0x7f)
-				buf[i] = '?';
 		buf[length] = '\0';
-		return length;
-	}
-	if (python_str_read(v->python, o, buf, n) < 0) {
+	} else if (python_str_read(v->python, o, buf, n) < 0) {
 		buf[0] = '\0';
 		return 0;
+	} else {
+		length = strlen(buf);
 	}
-	return strlen(buf);
+	for (uint64_t i = 0; i < length; i++)
+		if ((unsigned char)buf[i] < 0x20 || buf[i] == 0x7f)
+			buf[i] = '?';
+	return length;
 }

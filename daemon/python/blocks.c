@@ -10,7 +10,7 @@
 #include "daemon/util/units.h"
 
 #define PAGE         4096
-#define POOL_HEAD    48 /* sizeof(struct pool_header), a multiple of the alignment */
+#define POOL_HEAD    BLOCKS_POOL_HEAD /* sizeof(struct pool_header), a multiple of the alignment */
 #define CLASSES      32 /* of 16 to 512 bytes */
 #define GC_HEAD      16
 #define MORE_HEAD    16
@@ -51,6 +51,25 @@ static bool is_pool(const struct pool_header *h, uint64_t at, size_t pool_bytes)
 		return true;
 	past = h->freeblock - at; /* wraps to something large if it is before */
 	return past >= POOL_HEAD && past < h->nextoffset && (past - POOL_HEAD) % size == 0;
+}
+
+bool blocks_in_pool(const uint8_t *header, uint64_t pool, size_t pool_bytes, uint64_t at,
+	uint64_t *ret_block, size_t *ret_size, uint64_t *ret_free)
+{
+	struct pool_header h;
+	size_t size;
+
+	memcpy(&h, header, sizeof(h));
+	if (!is_pool(&h, pool, pool_bytes) || !h.count)
+		return false;
+	size = ((size_t)h.class + 1) * 16;
+	*ret_free = h.freeblock;
+	*ret_size = 0;
+	if (at - pool >= POOL_HEAD && at - pool < h.nextoffset) {
+		*ret_block = at - (at - pool - POOL_HEAD) % size;
+		*ret_size = size;
+	}
+	return true;
 }
 
 /*

@@ -90,4 +90,15 @@ struct blocks {
  * multiple of the pool's size. Bytes that are not there are 0. */
 void blocks_look(struct blocks *b, uint64_t at, const uint8_t *bytes, size_t n);
 
+/* ---- one place ---- */
+
+#define BLOCKS_POOL_HEAD 48
+
+/* Whether the BLOCKS_POOL_HEAD bytes of header, which lie at pool, head a pool of the small-object
+ * allocator. If so: the block in it that holds the address at, of *ret_size bytes, 0 where no block
+ * was given out yet, and the first of the pool's free blocks, each of which begins with the address
+ * of the next. */
+bool blocks_in_pool(const uint8_t *header, uint64_t pool, size_t pool_bytes, uint64_t at,
+	uint64_t *ret_block, size_t *ret_size, uint64_t *ret_free);
+
 #endif

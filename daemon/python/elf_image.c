@@ -458,6 +458,43 @@ int elf_image_symbol(
 	return find_symbol(e, &e->symtab, name, ret_vaddr, ret_size);
 }
 
+static int object_in(const struct elf_image *e, const struct symtab *t, uint64_t vaddr, char *name,
+	size_t n, uint64_t *ret_vaddr)
+{
+	const uint8_t *syms = t->n ? need(e, t->offset, t->n * sizeof(Elf64_Sym)) : NULL;
+	const uint8_t *str = t->str_size ? need(e, t->str_offset, t->str_size) : NULL;
+	Elf64_Sym s;
+
+	for (uint64_t i = 0; syms && str && i < t->n; i++) {
+		size_t length = 0;
+
+		memcpy(&s, syms + i * sizeof(s), sizeof(s));
+		if (ELF64_ST_TYPE(s.st_info) != STT_OBJECT || s.st_shndx == SHN_UNDEF ||
+			s.st_shndx == SHN_ABS || vaddr < s.st_value ||
+			vaddr - s.st_value >= s.st_size || s.st_name >= t->str_size)
+			continue;
+		/* without a version, and only what is fit to be shown */
+		for (const char *p = (const char *)str + s.st_name;
+			length + 1 < n && s.st_name + length < t->str_size && p[length] > ' ' &&
+			p[length] < 0x7f && p[length] != '@';
+			length++)
+			name[length] = p[length];
+		name[length] = '\0';
+		*ret_vaddr = s.st_value;
+		if (length)
+			return 0;
+	}
+	return -ENOENT;
+}
+
+int elf_image_object_at(
+	const struct elf_image *e, uint64_t vaddr, char *name, size_t n, uint64_t *ret_vaddr)
+{
+	if (object_in(e, &e->symtab, vaddr, name, n, ret_vaddr) == 0)
+		return 0;
+	return object_in(e, &e->dynsym, vaddr, name, n, ret_vaddr);
+}
+
 int elf_image_bias(
 	const struct elf_image *e, uint64_t map_start, uint64_t map_offset, uint64_t *ret_bias)
 {

@@ -42,6 +42,10 @@ const char *elf_image_build_id(const struct elf_image *e);
 int elf_image_symbol(
 	const struct elf_image *e, const char *name, uint64_t *ret_vaddr, uint64_t *ret_size);
 
+/* Name of the object (variable) that vaddr lies in, and where that begins. -ENOENT. */
+int elf_image_object_at(
+	const struct elf_image *e, uint64_t vaddr, char *name, size_t n, uint64_t *ret_vaddr);
+
 /* File offset of a virtual address (by PT_LOAD), as uprobes want it. -ERANGE if not mapped from
  * the file. */
 int elf_image_offset(const struct elf_image *e, uint64_t vaddr, uint64_t *ret_offset);

@@ -13,7 +13,8 @@
  * The others bear the name of their object (tuple_, list_, str_, func_, cell_ …); NAME_size is
  * sizeof. Taken with offsetof() from the headers of 3.8.18, 3.9.18, 3.10.13, 3.11.2 and 3.11.7,
  * 3.12.1, 3.13.0, 3.14.10 and 3.15.2 (default build, x86-64) and compared with live processes;
- * types that are private to a .c file (deque, odict, partial, HAMT) by hand from their source.
+ * types that are private to a .c file (deque, odict, partial, lru_cache, HAMT, asyncio's, ctypes')
+ * by hand from their source.
  * interp_X is -1 where rt_X holds the thing (3.8: gc; up to 3.11: the GIL).
  */
 /* clang-format off */
@@ -386,6 +387,38 @@ ROW(odnode_next,                       16,     16,     16,     16,     16,     1
 ROW(odnode_prev,                       24,     24,     24,     24,     24,     24,     24,     24)
 ROW(odnode_size,                       32,     32,     32,     32,     32,     32,     32,     32)
 ROW(hamt_bitmap_array,                 32,     32,     32,     32,     32,     32,     32,     32)
+ROW(lru_next,                          24,     24,     24,     24,     24,     24,     24,     24)
+ROW(lru_key,                           40,     40,     40,     40,     40,     40,     40,     40)
+ROW(lru_result,                        48,     48,     48,     48,     48,     48,     48,     48)
+ROW(lru_cache,                         72,     72,     72,     72,     72,     72,     72,     72)
+ROW(lru_func,                          88,     88,     88,     88,     88,     88,     88,     88)
+ROW(contextvar_name,                   16,     16,     16,     16,     16,     16,     16,     16)
+ROW(contextvar_default,                24,     24,     24,     24,     24,     24,     24,     24)
+ROW(property_get,                      16,     16,     16,     16,     16,     16,     16,     16)
+ROW(property_set,                      24,     24,     24,     24,     24,     24,     24,     24)
+ROW(property_del,                      32,     32,     32,     32,     32,     32,     32,     32)
+ROW(property_doc,                      40,     40,     40,     40,     40,     40,     40,     40)
+ROW(classmethod_callable,              16,     16,     16,     16,     16,     16,     16,     16)
+ROW(super_type,                        16,     16,     16,     16,     16,     16,     16,     16)
+ROW(super_obj,                         24,     24,     24,     24,     24,     24,     24,     24)
+ROW(super_obj_type,                    32,     32,     32,     32,     32,     32,     32,     32)
+ROW(mappingproxy_mapping,              16,     16,     16,     16,     16,     16,     16,     16)
+ROW(defaultdict_factory,               48,     48,     48,     48,     48,     48,     48,     48)
+ROW(simplequeue_list,                  32,     32,     32,     32,     32,     -1,     -1,     -1)
+ROW(local_dummies,                     48,     48,     48,     48,     48,     40,     40,     40)
+ROW(future_loop,                       16,     16,     16,     16,     16,     16,     16,     16)
+ROW(future_callback0,                  24,     24,     24,     24,     24,     24,     24,     24)
+ROW(future_callbacks,                  40,     40,     40,     40,     40,     40,     40,     40)
+ROW(future_exception,                  48,     48,     48,     48,     48,     48,     48,     48)
+ROW(future_result,                     56,     56,     64,     64,     64,     64,     64,     64)
+ROW(task_waiter,                      104,    144,    152,    128,    128,    112,    120,    120)
+ROW(task_coro,                        112,    152,    160,    136,    136,    120,    128,    128)
+ROW(task_context,                      -1,     -1,     -1,     -1,    152,    136,    144,    144)
+ROW(abc_registry,                      16,     16,     16,     16,     16,     16,     16,     16)
+ROW(abc_cache,                         24,     24,     24,     24,     24,     24,     24,     24)
+ROW(abc_negative_cache,                32,     32,     32,     32,     32,     32,     32,     32)
+ROW(cdata_base,                        32,     32,     32,     32,     32,     32,     32,     32)
+ROW(cdata_objects,                     64,     64,     64,     64,     64,     64,     64,     64)
 ROW(partial_fn,                        16,     16,     16,     16,     16,     16,     16,     16)
 ROW(partial_args,                      24,     24,     24,     24,     24,     24,     24,     24)
 ROW(partial_kw,                        32,     32,     32,     32,     32,     32,     32,     32)

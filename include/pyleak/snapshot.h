@@ -30,11 +30,13 @@ struct snapshot_header {
 enum snapshot_section_kind {
 	SNAPSHOT_META = 1, /* a JSON object, see struct capture_result for its keys */
 	SNAPSHOT_STRINGS,  /* u32 count, u32 0, count x u32 length, then the bytes, UTF-8 */
-	SNAPSHOT_TYPES,	   /* struct snapshot_type[] */
-	SNAPSHOT_NODES,	   /* struct snapshot_node[], tracked ones first, in ring order old to young */
-	SNAPSHOT_EDGES,	   /* struct snapshot_edge[], those of node 0, then node 1, ... */
-	SNAPSHOT_ROOTS,	   /* struct snapshot_root[] */
-	SNAPSHOT_END,	   /* empty; a file without it was cut off */
+	SNAPSHOT_TYPES,    /* struct snapshot_type[] */
+	SNAPSHOT_NODES, /* struct snapshot_node[], tracked ones first, in ring order old to young */
+	SNAPSHOT_EDGES, /* struct snapshot_edge[], those of node 0, then node 1, ... */
+	SNAPSHOT_ROOTS, /* struct snapshot_root[] */
+	SNAPSHOT_END,   /* empty; a file without it was cut off */
+	/* Once or not at all, before END; added later, so that older readers pass it over. */
+	SNAPSHOT_HOLDERS, /* struct snapshot_holder[], in the order of NODES */
 };
 
 struct snapshot_section {
@@ -53,6 +55,7 @@ struct snapshot_type {
 #define SNAPSHOT_NODE_TRACKED  1u /* in the collector's rings */
 #define SNAPSHOT_NODE_SKIPPED  2u /* its tp_traverse failed: its edges are unknown */
 #define SNAPSHOT_NODE_IMMORTAL 4u /* refcount says nothing */
+#define SNAPSHOT_NODE_YOUNG    8u /* in the collector's youngest generation */
 
 struct snapshot_node {
 	uint64_t addr;
@@ -67,7 +70,7 @@ struct snapshot_node {
 /* How the source holds the target. `arg` is a string index, or a number, by kind. */
 enum snapshot_edge_kind {
 	EDGE_PLAIN,    /* nothing known */
-	EDGE_ATTR,     /* .name (instance attribute, slot, member): arg = string */
+	EDGE_ATTR,     /* .name (instance attribute, slot, member): arg = string, 0: not named */
 	EDGE_DICT,     /* the object's __dict__: folded away in pictures */
 	EDGE_KEY,      /* dict value under a named key: arg = string */
 	EDGE_ITEM,     /* dict value, key not named: ['…'] */
@@ -99,6 +102,25 @@ struct snapshot_root {
 	uint32_t edge_arg;
 };
 
+/* What a search of the writable memory found of an object that has more references than the edges
+ * and roots of the file explain. In the order of how much it tells. */
+enum snapshot_holder_kind {
+	HOLDER_IMAGE = 1, /* data of a library: name = "lxml/etree.so: _cache+0x18" */
+	HOLDER_OBJECT,    /* an object that does not show what it holds: its type */
+	HOLDER_STACK,     /* name = "C stack of Thread-1 (worker)" */
+	HOLDER_BLOCK,     /* a block of malloc or of CPython's allocator, and what points to it */
+	HOLDER_NOWHERE,   /* all was searched: a reference that was never given back */
+};
+
+#define HOLDER_LOST "a lost reference" /* the name of HOLDER_NOWHERE */
+
+struct snapshot_holder {
+	uint64_t addr; /* the node that is held */
+	uint32_t kind; /* enum snapshot_holder_kind */
+	uint32_t name; /* string */
+};
+
+_Static_assert(sizeof(struct snapshot_holder) == 16, "on disk");
 _Static_assert(sizeof(struct snapshot_header) == 64, "on disk");
 _Static_assert(sizeof(struct snapshot_section) == 16, "on disk");
 _Static_assert(sizeof(struct snapshot_type) == 24, "on disk");

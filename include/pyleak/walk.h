@@ -83,6 +83,7 @@ enum walk_tag {
 };
 
 #define WALK_NODE_TRACKED 1u
+#define WALK_NODE_YOUNG   2u
 
 /* Names of members that have no name in the target's memory. */
 #define WALK_LABELS(X)                                                                             \
@@ -133,7 +134,38 @@ enum walk_tag {
 	X(CO_CODE, "co_code")                                                                      \
 	X(CALLBACK, "__callback__")                                                                \
 	X(PARTIAL_FUNC, "func")                                                                    \
-	X(PARTIAL_KEYWORDS, "keywords")
+	X(PARTIAL_KEYWORDS, "keywords")                                                            \
+	X(FGET, "fget")                                                                            \
+	X(FSET, "fset")                                                                            \
+	X(FDEL, "fdel")                                                                            \
+	X(THISCLASS, "__thisclass__")                                                              \
+	X(SELF_CLASS, "__self_class__")                                                            \
+	X(START, "start")                                                                          \
+	X(STOP, "stop")                                                                            \
+	X(STEP, "step")                                                                            \
+	X(MAPPING, "mapping")                                                                      \
+	X(DEFAULT_FACTORY, "default_factory")                                                      \
+	X(CACHE, "cache")                                                                          \
+	X(WRAPPED, "__wrapped__")                                                                  \
+	X(VARS, "vars")                                                                            \
+	X(ROOT, "root")                                                                            \
+	X(DEFAULT, "default")                                                                      \
+	X(LST, "lst")                                                                              \
+	X(DUMMIES, "dummies")                                                                      \
+	X(CR_AWAIT, "cr_await")                                                                    \
+	X(FUT_LOOP, "_loop")                                                                       \
+	X(FUT_CALLBACK, "_callbacks[0]")                                                           \
+	X(FUT_CALLBACKS, "_callbacks")                                                             \
+	X(FUT_RESULT, "_result")                                                                   \
+	X(FUT_EXCEPTION, "_exception")                                                             \
+	X(TASK_CORO, "_coro")                                                                      \
+	X(TASK_WAITER, "_fut_waiter")                                                              \
+	X(TASK_CONTEXT, "_context")                                                                \
+	X(ABC_REGISTRY, "_abc_registry")                                                           \
+	X(ABC_CACHE, "_abc_cache")                                                                 \
+	X(ABC_NEGATIVE, "_abc_negative_cache")                                                     \
+	X(CT_BASE, "_b_base_")                                                                     \
+	X(CT_OBJECTS, "_objects")
 
 enum walk_label {
 #define X(id, text) WALK_LABEL_##id,
@@ -144,16 +176,40 @@ enum walk_label {
 
 /* ---- what goes in ---- */
 
-/* Object at object + offset of instances of `type` (or of a subtype) is held under this label. */
+/*
+ * Object at object + offset of instances of `type` (or of a subtype) is held under this label.
+ * Where no symbol leads to the type it is known by its name: `type` is walk_name_hash() of a
+ * tp_name that only C code gives (a static type's, or one with a dot, which no class statement
+ * makes).
+ */
 struct walk_hint {
 	uint64_t type;
 	uint32_t offset;
-	uint8_t tag;   /* enum walk_tag */
-	uint8_t label; /* enum walk_label */
-	uint16_t reserved;
+	uint8_t tag;     /* enum walk_tag, or WALK_SHAPE */
+	uint8_t label;   /* enum walk_label; with WALK_SHAPE: enum walk_shape */
+	uint8_t by_name; /* `type` is the hash of its name */
+	uint8_t reserved;
 };
 
-#define WALK_MAX_HINTS 96
+#define WALK_MAX_HINTS 192
+#define WALK_MAX_NAME  64
+#define WALK_SHAPE     0xf0 /* instances hold what they hold in this shape */
+
+enum walk_shape {
+	WALK_SHAPE_LRU = 1, /* functools._lru_cache_wrapper: a ring of links with key and result */
+	WALK_SHAPE_PAIRS,   /* node of a HAMT: key, value, ...; the keys are context variables */
+	WALK_SHAPE_ARRAY,   /* one after the other */
+};
+
+/* FNV-1a; of at most WALK_MAX_NAME characters. */
+static inline uint64_t walk_name_hash(const char *name)
+{
+	uint64_t h = 0xcbf29ce484222325ULL;
+
+	for (int i = 0; i < WALK_MAX_NAME && name[i]; i++)
+		h = (h ^ (uint8_t)name[i]) * 0x100000001b3ULL;
+	return h;
+}
 
 /* Types the walker must know by address. 0: this target has none. */
 enum walk_known {
@@ -231,6 +287,13 @@ enum walk_known {
 	X(co_nlocalsplus)                                                                          \
 	X(co_stacksize)                                                                            \
 	X(heaptype_size)                                                                           \
+	X(lru_next)                                                                                \
+	X(lru_key)                                                                                 \
+	X(lru_result)                                                                              \
+	X(contextvar_name)                                                                         \
+	X(hamt_bitmap_array)                                                                       \
+	X(if_stacktop)                                                                             \
+	X(if_stackpointer)                                                                         \
 	X(co_localsplusnames)                                                                      \
 	X(co_varnames)                                                                             \
 	X(co_cellvars)                                                                             \
@@ -244,9 +307,9 @@ struct walk_offsets {
 };
 
 /* Walker's own notes; the helper only provides zeroed room for them. */
-#define WALK_MAX_SLOTS   64
+#define WALK_MAX_SLOTS   128
 #define WALK_TYPE_CACHE  1024 /* power of two */
-#define WALK_MAX_PENDING 128
+#define WALK_MAX_PENDING 256
 
 struct walk_slot {
 	uint32_t offset;
@@ -271,7 +334,7 @@ struct walk_cursor {
 	uint32_t kind;
 	uint32_t key_next;  /* dict: the key of entry `last` comes next */
 	int64_t i, n, last; /* entries */
-	uint64_t items;     /* list, tuple: items. dict: entries */
+	uint64_t items;     /* list, tuple: items. dict: entries. LRU: the link that comes */
 	uint64_t values;    /* dict: separate values, or 0 */
 	uint64_t lookup;    /* dict <= 3.10: dk_lookup, tells general tables */
 	uint32_t entry_bytes, key_offset, value_offset;
