@@ -3,6 +3,7 @@
 
 #include <string.h>
 
+#include "graph/chosen.h"
 #include "graph/dominators.h"
 #include "graph/text.h"
 #include "graph/types.h"
@@ -11,6 +12,8 @@
 #define LABEL_CHARS 80
 #define TYPE_CHARS  300 /* type names are answers: only absurd ones are shortened */
 #define ROOT_CHARS  200
+
+#define EXPLAIN_C_CODE "C code" /* the root's name where nobody knows more */
 
 /* ---- words --------------------------------------------------------------------------------- */
 
@@ -32,7 +35,7 @@ const char *explain_root_name(const struct graph *g, enum path_root root, uint32
 {
 	const char *s = graph_string(g, name);
 
-	return root == PATH_C_REFERENCE && !*s ? "C code" : s;
+	return root == PATH_C_REFERENCE && !*s ? EXPLAIN_C_CODE : s;
 }
 
 /* 'key' as Python would write it, nearly: quotes and backslashes escaped. */
@@ -195,6 +198,24 @@ static char *subject(const struct explain_suspect *s, const struct explain_path 
 		s->type, path->instances == 1 ? "is" : "are");
 }
 
+/* The same where the capture found what C code holds them with. */
+static char *sentence_of_holder(const struct explain_path *path, const char *who, const char *whole)
+{
+	_cleanup_free_ char *holder = NULL;
+
+	if (strcmp(path->root_name, HOLDER_LOST) == 0)
+		holder = strdup("references that C code took and never gave back: no place in "
+				"memory has their addresses, so a Py_DECREF() is missing");
+	else
+		holder = text_format("C code: %s", path->root_name);
+	if (!holder)
+		return NULL;
+	if (path->n_steps == 1)
+		return text_format("%s held by %s", who, holder);
+	return text_format("%s held, as %s, through %s %s, held by %s", who, whole,
+		path->accumulation == 0 ? "one" : "objects of type", path->steps[0].type, holder);
+}
+
 /* Whose word it is that nothing else holds them. */
 static char *sentence_of_c(const struct explanation *x, const struct explain_path *path,
 	const char *who, const char *whole)
@@ -204,6 +225,8 @@ static char *sentence_of_c(const struct explanation *x, const struct explain_pat
 					: "C code holds them, or the stack of a running function";
 	ssize_t at = path->accumulation;
 
+	if (strcmp(path->root_name, EXPLAIN_C_CODE) != 0)
+		return sentence_of_holder(path, who, whole);
 	if (path->n_steps == 1)
 		return text_format(
 			"%s held by references that no Python object explains: %s", who, holder);
@@ -279,6 +302,22 @@ static char *sentence(const struct explanation *x, const struct explain_suspect 
 		"%s held by %s, %s %s %s", who, base, text_article(at->type), at->type, where);
 }
 
+/* "…; 98 % of the 2 000 that came since the growth began". Takes the text over. */
+static char *with_growth(
+	char *text, const struct explain_path *path, const struct explain_suspect *s)
+{
+	char n[TEXT_NUMBER_MAX], percent[TEXT_NUMBER_MAX];
+	char *more = text_format("%s; %s of the %s that came since the growth began", text,
+		!path->leaking                ? "none"
+		: path->leaking == s->leaking ? "all"
+					      : text_percent(percent, sizeof(percent),
+							(double)path->leaking / (double)s->leaking),
+		text_number(n, sizeof(n), s->leaking));
+
+	free(text);
+	return more;
+}
+
 /* ---- filling in ---------------------------------------------------------------------------- */
 
 static void path_release(struct explain_path *p)
@@ -323,20 +362,19 @@ static int fill_steps(struct explain_path *out, const struct explain_suspect *su
 	int rc = 0;
 
 	out->instances = group->instances;
+	out->leaking = group->chosen;
 	out->share = (double)group->instances / (double)suspect->instances;
 	out->root = group->root;
 	out->root_shape = group->root_shape;
 	out->accumulation = group->accumulation;
 	out->is_cycle = group->is_cycle;
 	switch (group->root) {
-	case PATH_C_REFERENCE:
-		out->root_name = strdup("C code");
-		break;
 	case PATH_UNREACHABLE:
 		out->root_name = strdup("unreachable cycle (waits for the collector)");
 		break;
 	default:
-		out->root_name = text_elide(graph_string(g, group->root_name), ROOT_CHARS);
+		out->root_name = text_elide(
+			explain_root_name(g, group->root, group->root_name), ROOT_CHARS);
 	}
 	if (group->root == PATH_MODULE)
 		out->root_addr = module_addr(g, group->root_name);
@@ -376,7 +414,18 @@ static int fill_path(struct explain_path *out, const struct explain_suspect *sus
 		return rc;
 	out->expression = expression(out, (ssize_t)out->n_steps - 1);
 	out->sentence = sentence(x, suspect, out);
+	if (out->sentence && suspect->grown)
+		out->sentence = with_growth(out->sentence, out, suspect);
 	return out->expression && out->sentence ? 0 : -ENOMEM;
+}
+
+/* By the whole name, as the daemon gives it. */
+static uint64_t grown_of(const struct graph *g, const struct explain_options *o, uint32_t type)
+{
+	for (size_t i = 0; o->grown && i < o->n_types; i++)
+		if (strcmp(o->types[i], type_name(g, type)) == 0)
+			return o->grown[i];
+	return 0;
 }
 
 static int fill_suspect(struct explain_suspect *out, const struct explanation *x,
@@ -385,12 +434,21 @@ static int fill_suspect(struct explain_suspect *out, const struct explanation *x
 {
 	size_t max_paths =
 		o->max_paths ? MIN(o->max_paths, (size_t)EXPLAIN_PATHS_MAX) : EXPLAIN_PATHS_DEFAULT;
+	_cleanup_(chosen_release) struct chosen chosen = {0};
 	struct paths paths;
 	size_t n_groups;
-	int rc = paths_find(&paths, ctx, type, max_paths, err);
+	int rc = chosen_init(&chosen, g, type, grown_of(g, o, type));
 
 	if (rc < 0)
 		return rc;
+	paths_ctx_choose(ctx, chosen.mark, chosen.how == CHOSEN_GROWN);
+	rc = paths_find(&paths, ctx, type, max_paths, err);
+	paths_ctx_choose(ctx, NULL, false);
+	if (rc < 0)
+		return rc;
+	out->leaking = chosen.n;
+	out->chosen = chosen_text(&chosen);
+	out->grown = chosen.how == CHOSEN_GROWN;
 	out->type = text_elide(type_name(g, type), TYPE_CHARS);
 	out->instances = paths.instances;
 	out->bytes = census->bytes[type];
@@ -653,6 +711,7 @@ static json_t *path_json(const struct explain_path *path)
 		explain_root_kind(path->root), "name", path->root_name, "steps", steps,
 		"expression", path->expression, "sentence", path->sentence, "accumulation",
 		path->accumulation >= 0 ? json_integer(path->accumulation) : json_null());
+	json_object_set_new(out, "leaking", json_integer((json_int_t)path->leaking));
 	if (path->is_cycle)
 		json_object_set_new(out, "cycle", json_true());
 	return out;
@@ -660,14 +719,19 @@ static json_t *path_json(const struct explain_path *path)
 
 static json_t *suspect_json(const struct explain_suspect *s)
 {
-	json_t *paths = json_array();
+	json_t *paths = json_array(), *out;
 
 	for (size_t i = 0; i < s->n_paths; i++)
 		json_array_append_new(paths, path_json(&s->paths[i]));
-	return json_pack("{s:s, s:I, s:I, s:o, s:I, s:I}", "type", s->type, "instances",
+	out = json_pack("{s:s, s:I, s:I, s:o, s:I, s:I}", "type", s->type, "instances",
 		(json_int_t)s->instances, "bytes", (json_int_t)s->bytes, "paths", paths,
 		"other_paths", (json_int_t)s->other_paths, "other_instances",
 		(json_int_t)s->other_instances);
+	if (s->chosen) {
+		json_object_set_new(out, "leaking", json_integer((json_int_t)s->leaking));
+		json_object_set_new(out, "chosen", json_string(s->chosen));
+	}
+	return out;
 }
 
 json_t *explain_json(const struct explanation *x, const struct explain_document *doc)

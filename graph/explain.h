@@ -33,7 +33,7 @@ struct explain_step {
 
 struct explain_path {
 	double share;
-	uint64_t instances;
+	uint64_t instances, leaking; /* the latter: of the suspect's `leaking` */
 	enum path_root root;
 	char *root_name;
 	uint64_t root_addr; /* of a module; 0: the root is no object, or not in the dump */
@@ -52,6 +52,9 @@ struct explain_suspect {
 	uint64_t instances, bytes; /* bytes: of the objects themselves */
 	struct explain_path *paths;
 	size_t n_paths;
+	uint64_t leaking;   /* of them, those most likely to; see graph/chosen.h */
+	const char *chosen; /* how these were chosen */
+	bool grown;         /* they are those that came since the growth began */
 	uint64_t other_paths, other_instances;
 };
 
@@ -83,6 +86,8 @@ struct explain_options {
 	 * with most instances that the program itself defined. */
 	const char *const *types;
 	size_t n_types;
+	/* How many more of each there are since the growth began, 0: not known; or NULL. */
+	const uint64_t *grown;
 	const uint64_t *addrs; /* objects to explain, each for itself */
 	size_t n_addrs;
 	size_t max_paths; /* 0: EXPLAIN_PATHS_DEFAULT */

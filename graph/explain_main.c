@@ -42,6 +42,7 @@ static const char *const file_names[N_FILES] = {
 struct job {
 	const char *dir, *id, *trigger, *types[TYPES_MAX];
 	char final_dir[PATH_MAX];
+	uint64_t grown[TYPES_MAX];
 	size_t n_types, max_paths;
 	uint64_t memory_bytes, cpu_seconds;
 	char snapshot_name[PATH_MAX + 16];
@@ -60,6 +61,8 @@ static const struct {
 		"manual, verdict, threshold, alert or timer (default: manual)"},
 	{{"type", required_argument, NULL, 'T'}, "TYPE",
 		"explain this type: module.QualName, a glob or a short name; may be repeated"},
+	{{"grown", required_argument, NULL, 'g'}, "N",
+		"so many of the type before came since its growth began"},
 	{{"max-paths", required_argument, NULL, 'm'}, "N",
 		"show so many paths a type (default: 8)"},
 	{{"final-dir", required_argument, NULL, 'f'}, "PATH",
@@ -123,6 +126,13 @@ static int take_option(struct job *j, int option, const char *arg)
 		if (j->n_types == TYPES_MAX)
 			return usage("--type: more than %s types", "256");
 		j->types[j->n_types++] = arg;
+		return -1;
+	case 'g':
+		errno = 0;
+		n = strtol(arg, &end, 10);
+		if (errno || !*arg || *end || n < 1 || !j->n_types)
+			return usage("--grown: '%.100s' is no number behind a --type", arg);
+		j->grown[j->n_types - 1] = (uint64_t)n;
 		return -1;
 	case 'm':
 		errno = 0;
@@ -258,9 +268,12 @@ static int load(const struct worker *w, struct answer *a, struct err *err)
 {
 	const struct job *j = w->arg;
 	_cleanup_(snapshot_release) struct snapshot s = {0};
-	struct explain_options o = {
-		.types = j->types, .n_types = j->n_types, .max_paths = j->max_paths,
-		.max_holders = EXPLAIN_HOLDERS, .stop = worker_clock(w)};
+	struct explain_options o = {.types = j->types,
+		.grown = j->grown,
+		.n_types = j->n_types,
+		.max_paths = j->max_paths,
+		.max_holders = EXPLAIN_HOLDERS,
+		.stop = worker_clock(w)};
 	struct graph g;
 	int rc;
 

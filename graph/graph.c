@@ -25,6 +25,23 @@ uint64_t graph_addr_key(uint64_t addr)
 	return addr * factor;
 }
 
+static int by_node(const void *a, const void *b)
+{
+	const struct graph_holder *s = a, *t = b;
+
+	return s->node < t->node ? -1 : s->node > t->node;
+}
+
+uint32_t graph_holder_of(const struct graph *g, uint32_t node)
+{
+	const struct graph_holder key = {.node = node}, *found;
+
+	if (!g->n_holders)
+		return 0;
+	found = bsearch(&key, g->holders, g->n_holders, sizeof(key), by_node);
+	return found ? found->name : 0;
+}
+
 static int resolve(struct graph *g, struct u64map *map)
 {
 	struct snapshot *s = &g->s;
@@ -76,6 +93,16 @@ static int resolve(struct graph *g, struct u64map *map)
 	}
 	g->n_roots = roots;
 
+	for (uint32_t i = 0; i < s->n_holders; i++) {
+		const uint64_t *node = u64map_get(map, graph_addr_key(s->holders[i].addr));
+
+		if (node)
+			g->holders[g->n_holders++] = (struct graph_holder){
+				.node = (uint32_t)*node, .name = s->holders[i].name};
+	}
+	if (g->n_holders)
+		qsort(g->holders, g->n_holders, sizeof(*g->holders), by_node);
+
 	for (uint32_t t = 0; t < s->n_types; t++) {
 		const uint64_t *node = u64map_get(map, graph_addr_key(s->types[t].addr));
 
@@ -122,9 +149,10 @@ int graph_build(struct graph *g, struct snapshot *s, struct err *err)
 	g->edges = (struct graph_edge *)g->s.edges;
 	g->first = malloc(((size_t)g->n_nodes + 1) * sizeof(*g->first));
 	g->roots = malloc(MAX(g->s.n_roots, 1u) * sizeof(*g->roots));
+	g->holders = malloc(MAX(g->s.n_holders, 1u) * sizeof(*g->holders));
 	g->same_name = malloc(MAX(g->s.n_types, 1u) * sizeof(*g->same_name));
 	g->class_of = malloc(MAX(g->s.n_types, 1u) * sizeof(*g->class_of));
-	if (!g->first || !g->roots || !g->same_name || !g->class_of)
+	if (!g->first || !g->roots || !g->holders || !g->same_name || !g->class_of)
 		rc = -ENOMEM;
 	else
 		rc = resolve(g, &map);
@@ -138,7 +166,9 @@ int graph_build(struct graph *g, struct snapshot *s, struct err *err)
 	g->s.edges = NULL;
 	free(g->s.roots);
 	g->s.roots = NULL;
-	g->s.n_edges = g->s.n_roots = 0;
+	free(g->s.holders);
+	g->s.holders = NULL;
+	g->s.n_edges = g->s.n_roots = g->s.n_holders = 0;
 	return 0;
 }
 
@@ -171,6 +201,7 @@ void graph_release(struct graph *g)
 	g->s.edges = NULL;
 	snapshot_release(&g->s);
 	free(g->roots);
+	free(g->holders);
 	free(g->first);
 	free(g->in_first);
 	free(g->in);

@@ -27,12 +27,19 @@ struct graph_root {
 	uint32_t edge_kind, edge_arg;
 };
 
+/* What C code holds, as far as the capture found it. */
+struct graph_holder {
+	uint32_t node;
+	uint32_t name; /* string */
+};
+
 struct graph {
 	struct snapshot s; /* without its edges and roots, which have become these */
 	struct graph_edge *edges;
 	struct graph_root *roots;
 	uint32_t *first; /* n_nodes + 1: the references that start at node i are first[i] … */
-	uint32_t n_nodes, n_edges, n_roots;
+	struct graph_holder *holders; /* by node */
+	uint32_t n_nodes, n_edges, n_roots, n_holders;
 
 	/* After graph_index_referrers(): the references that end at node i are
 	 * in[in_first[i]] … in[in_first[i + 1] - 1]. */
@@ -53,6 +60,9 @@ uint64_t graph_addr_key(uint64_t addr);
 
 int graph_index_referrers(struct graph *g, struct err *err);
 void graph_release(struct graph *g);
+
+/* Name of what holds the node outside of the heap, 0: not known. */
+uint32_t graph_holder_of(const struct graph *g, uint32_t node);
 
 static inline const char *graph_string(const struct graph *g, uint32_t string)
 {

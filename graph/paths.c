@@ -37,6 +37,8 @@ struct paths_ctx {
 	uint32_t *shape_of; /* a node's shape, or SHAPE_NONE where nobody has asked */
 	uint32_t *stamp;    /* of a node: the last group that counted it */
 	uint32_t serial;
+	const uint8_t *chosen;
+	bool chosen_first;
 };
 
 static bool in_tree(const struct reach *r, uint32_t v)
@@ -48,15 +50,8 @@ static bool in_tree(const struct reach *r, uint32_t v)
 static void fold_namespace(const struct reach *r, struct held *h)
 {
 	const struct graph *g = r->g;
-	const struct snapshot_type *type = &g->s.types[g->s.nodes[h->parent].type];
 	uint32_t up = r->via[h->parent];
 
-	/* An attribute whose name was not taken down. */
-	if (h->kind == EDGE_ITEM && (type->flags & SNAPSHOT_TYPE_IS_HEAP) &&
-		!(type->flags & SNAPSHOT_TYPE_IS_DICT)) {
-		h->in_namespace = true;
-		return;
-	}
 	if (up == REACH_NONE)
 		return;
 	if (up & REACH_SOURCE) {
@@ -108,7 +103,9 @@ static void generalise(const struct held *h, uint32_t *ret_kind, uint32_t *ret_a
 	*ret_arg = 0;
 	*ret_kind = h->kind;
 	switch (h->kind) {
-	case EDGE_ATTR:
+	case EDGE_ATTR: /* without a name: any */
+		*ret_arg = h->arg ? h->arg : ANY_NAME;
+		break;
 	case EDGE_CELL:
 	case EDGE_LOCAL:
 		*ret_arg = h->arg;
@@ -416,13 +413,16 @@ static int shape_instances(struct paths_ctx *c, uint32_t type, uint64_t *ret_ins
 
 struct tally {
 	uint32_t shape;
-	uint64_t instances;
+	uint64_t instances, chosen;
+	uint64_t rank; /* by which they are sorted, then by instances */
 };
 
 static int most_first(const void *a, const void *b)
 {
 	const struct tally *s = a, *t = b;
 
+	if (s->rank != t->rank)
+		return s->rank > t->rank ? -1 : 1;
 	if (s->instances != t->instances)
 		return s->instances > t->instances ? -1 : 1;
 	return s->shape < t->shape ? -1 : s->shape > t->shape;
@@ -637,6 +637,7 @@ static int fill_group(struct paths_ctx *c, struct path_group *group, uint32_t ty
 	int rc;
 
 	group->instances = tally->instances;
+	group->chosen = tally->chosen;
 	rc = list_steps(c, group, tally->shape);
 	if (rc < 0)
 		return rc;
@@ -658,6 +659,12 @@ static int fill_group(struct paths_ctx *c, struct path_group *group, uint32_t ty
 	return 0;
 }
 
+void paths_ctx_choose(struct paths_ctx *c, const uint8_t *mark, bool first)
+{
+	c->chosen = mark;
+	c->chosen_first = mark && first;
+}
+
 int paths_find(
 	struct paths *p, struct paths_ctx *c, uint32_t type, size_t max_groups, struct err *err)
 {
@@ -677,15 +684,21 @@ int paths_find(
 	if (!tallies || !place)
 		goto fail;
 	for (uint32_t i = 0; i < g->n_nodes; i++) {
-		if (type_of(g, i) == type)
-			tallies[current(c, c->shape_of[i])].instances++;
+		struct tally *t = &tallies[current(c, c->shape_of[i])];
+
+		if (type_of(g, i) != type)
+			continue;
+		t->instances++;
+		t->chosen += c->chosen && c->chosen[i];
 	}
 	p->other_instances = tallies[SHAPE_OTHER].instances;
 	p->other_groups = p->other_instances > 0;
 	for (uint32_t s = SHAPE_OTHER + 1; s < c->n_shapes; s++) {
 		if (tallies[s].instances)
-			tallies[n++] =
-				(struct tally){.shape = s, .instances = tallies[s].instances};
+			tallies[n++] = (struct tally){.shape = s,
+				.instances = tallies[s].instances,
+				.chosen = tallies[s].chosen,
+				.rank = c->chosen_first ? tallies[s].chosen : 0};
 	}
 	qsort(tallies, n, sizeof(*tallies), most_first);
 	used = MIN(n, max_groups);

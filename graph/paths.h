@@ -88,9 +88,9 @@ struct path_step {
 
 struct path_group {
 	enum path_root root;
-	uint32_t root_name; /* string; 0 for PATH_C_REFERENCE and PATH_UNREACHABLE */
+	uint32_t root_name; /* string; 0 for PATH_UNREACHABLE, and where nobody knows what C code */
 	uint32_t root_shape;
-	uint64_t instances;
+	uint64_t instances, chosen; /* the latter: see paths_ctx_choose() */
 	struct path_step *steps;
 	size_t n_steps, n_steps_whole; /* the latter before the middle of a long path was cut out */
 	size_t cut;                    /* steps[cut …] follow after the gap; 0: none */
@@ -112,6 +112,10 @@ struct paths_ctx;
 
 int paths_ctx_new(struct paths_ctx **ret, const struct reach *r, struct err *err);
 struct paths_ctx *paths_ctx_free(struct paths_ctx *c);
+
+/* Counts nodes with a mark (one byte a node, or NULL) apart in what paths_find() does after this; with
+ * `first` the groups with the most of them come first. */
+void paths_ctx_choose(struct paths_ctx *c, const uint8_t *mark, bool first);
 
 /* Groups for all instances of the types whose same_name is `type`. */
 int paths_find(

@@ -103,12 +103,20 @@ static void search(struct search *q, uint32_t first, uint32_t end)
 	}
 }
 
+/* What nothing else holds is held by the table of interned strings, which holds each of them. */
+static bool is_last_resort(const struct graph *g, const struct path_source *s)
+{
+	return s->kind == PATH_INTERPRETER && strcmp(graph_string(g, s->name), "interned") == 0;
+}
+
 static int by_rank(const void *a, const void *b, void *arg)
 {
 	const struct path_source *s = a, *t = b;
 	const struct graph *g = arg;
-	int d;
+	int d = is_last_resort(g, s) - is_last_resort(g, t);
 
+	if (d)
+		return d;
 	if (s->kind != t->kind)
 		return s->kind < t->kind ? -1 : 1;
 	d = strcmp(graph_string(g, s->name), graph_string(g, t->name));
@@ -130,9 +138,11 @@ static bool is_root(const struct graph *g, const struct graph_root *root)
 	       strcmp(graph_type_name(g, root->node), "frame") == 0;
 }
 
-static void take_roots(struct reach *r)
+/* Returns how many roots come before those that are a last resort. */
+static uint32_t take_roots(struct reach *r)
 {
 	const struct graph *g = r->g;
+	uint32_t n = 0;
 
 	for (uint32_t i = 0; i < g->n_roots; i++) {
 		const struct graph_root *root = &g->roots[i];
@@ -154,6 +164,9 @@ static void take_roots(struct reach *r)
 			    graph_string(g, r->sources[i - 1].name)) == 0)
 			r->sources[i].name = r->sources[i - 1].name;
 	}
+	while (n < r->n_sources && !is_last_resort(g, &r->sources[n]))
+		n++;
+	return n;
 }
 
 /*
@@ -198,8 +211,9 @@ static int take_c_references(struct reach *r, struct err *err)
 		return err_set(err, -ENOMEM, "not enough memory to search %u objects", g->n_nodes);
 	r->sources = more;
 	for (uint32_t i = 0; i < n; i++)
-		r->sources[r->n_sources++] =
-			(struct path_source){.node = explained[i], .kind = PATH_C_REFERENCE};
+		r->sources[r->n_sources++] = (struct path_source){.node = explained[i],
+			.kind = PATH_C_REFERENCE,
+			.name = graph_holder_of(g, explained[i])};
 	return 0;
 }
 
@@ -207,7 +221,7 @@ int reach_init(struct reach *r, const struct graph *g, struct err *err)
 {
 	struct search q = {.r = r};
 	size_t n = MAX(g->n_nodes, 1u);
-	uint32_t roots;
+	uint32_t first, roots;
 	int rc = 0;
 
 	*r = (struct reach){.g = g};
@@ -224,9 +238,10 @@ int reach_init(struct reach *r, const struct graph *g, struct err *err)
 	memset(r->dist, 0xff, n * sizeof(*r->dist));
 	memset(r->via, 0xff, n * sizeof(*r->via));
 
-	take_roots(r);
+	first = take_roots(r);
 	roots = r->n_sources;
-	search(&q, 0, roots);
+	search(&q, 0, first);
+	search(&q, first, roots);
 	if (r->n_order < g->n_nodes) {
 		rc = take_c_references(r, err);
 		if (rc < 0)

@@ -360,6 +360,23 @@ static int load_roots(struct reader *r, struct snapshot *s, uint64_t bytes)
 	return 0;
 }
 
+static int load_holders(struct reader *r, struct snapshot *s, uint64_t bytes, uint64_t nodes)
+{
+	int rc;
+
+	if (s->holders)
+		return damaged(r, "it has two lists of what C code holds");
+	rc = load_array(
+		r, bytes, sizeof(*s->holders), nodes, &s->holders, &s->n_holders, "holders");
+	if (rc < 0)
+		return rc;
+	for (uint32_t i = 0; i < s->n_holders; i++) {
+		if (s->holders[i].name >= s->n_strings)
+			return damaged(r, "a holder's name is not among its strings");
+	}
+	return 0;
+}
+
 static int load_header(struct reader *r, uint64_t memory_max, struct snapshot_header *h)
 {
 	unsigned char *p = (unsigned char *)h;
@@ -449,6 +466,9 @@ static int load_sections(struct reader *r, struct snapshot *s, const struct snap
 		case SNAPSHOT_ROOTS:
 			rc = load_roots(r, s, section.bytes);
 			break;
+		case SNAPSHOT_HOLDERS:
+			rc = load_holders(r, s, section.bytes, h->nodes);
+			break;
 		case SNAPSHOT_END:
 			return section.bytes ? damaged(r, "its end is not empty") : check_end(r);
 		default:
@@ -500,5 +520,6 @@ void snapshot_release(struct snapshot *s)
 	free(s->nodes);
 	free(s->edges);
 	free(s->roots);
+	free(s->holders);
 	*s = (struct snapshot){0};
 }

@@ -45,7 +45,8 @@ struct snapshot {
 	struct snapshot_node *nodes;
 	struct snapshot_edge *edges;
 	struct snapshot_root *roots;
-	uint32_t n_types, n_nodes, n_edges, n_roots;
+	struct snapshot_holder *holders; /* NULL: the file has none */
+	uint32_t n_types, n_nodes, n_edges, n_roots, n_holders;
 };
 
 static inline const char *snapshot_string(const struct snapshot *s, uint32_t string)

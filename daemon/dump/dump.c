@@ -479,7 +479,8 @@ static void write_growth(const struct job *j)
 static void job_explain(struct job *j)
 {
 	char prog[PATH_MAX], final[PATH_MAX];
-	const char *argv[2 * DUMP_TYPES_MAX + 16];
+	const char *argv[4 * DUMP_TYPES_MAX + 16];
+	char grown[DUMP_TYPES_MAX][24];
 	struct err err = {{0}};
 	const char *slash;
 	int n = 0, r;
@@ -508,6 +509,11 @@ static void job_explain(struct job *j)
 	for (size_t i = 0; i < j->r.n_types; i++) {
 		argv[n++] = "--type";
 		argv[n++] = j->types[i];
+		if (j->r.grown[i]) {
+			snprintf(grown[i], sizeof(grown[i]), "%" PRIu64, j->r.grown[i]);
+			argv[n++] = "--grown";
+			argv[n++] = grown[i];
+		}
 	}
 	argv[n++] = "--";
 	argv[n++] = j->d.path;

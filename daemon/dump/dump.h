@@ -52,6 +52,9 @@ struct dump_request {
 	char trigger[16];         /* manual, verdict, threshold */
 	const char *const *types; /* names or globs to explain */
 	size_t n_types;
+	/* How many more of each there are since its growth began; 0: it does not grow, or nobody
+	 * knows. */
+	uint64_t grown[DUMP_TYPES_MAX];
 	const json_t *growth; /* of those types (suspects_growth()), borrowed; or NULL */
 	bool force;
 	void *userdata;

@@ -897,9 +897,11 @@ static void ask_dump(struct ask *a)
 	struct dump_request r = {.trigger = "manual"};
 	bool wait = arg_bool(a, "wait", true);
 	const char *types[DUMP_TYPES_MAX];
+	_cleanup_free_ struct suspect *suspects = NULL;
 	_cleanup_(json_decrefp) json_t *growth = NULL;
 	_cleanup_free_ struct named *v = NULL;
 	struct waiting_dump *x = NULL;
+	size_t n_suspects = 0;
 	char id[DUMP_ID_MAX];
 	struct err err = {{0}};
 	size_t n = 0, k;
@@ -939,6 +941,9 @@ static void ask_dump(struct ask *a)
 	}
 	if (!r.n_types)
 		r.n_types = default_types(a, t, v, n, types);
+	if (suspects_of(t, &suspects, &n_suspects) == 0)
+		for (size_t i = 0; i < r.n_types; i++)
+			r.grown[i] = suspects_grown(t, suspects, n_suspects, types[i]);
 	r.types = types;
 	r.growth = growth = suspects_growth(t, types, r.n_types);
 	r.id = target_info(t)->id;

@@ -45,6 +45,24 @@ int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n)
 	return 0;
 }
 
+uint64_t suspects_grown(const struct target *t, const struct suspect *v, size_t n, const char *name)
+{
+	uint64_t grown = 0;
+
+	for (size_t i = 0; i < n; i++) {
+		int64_t since = v[i].verdict->first_seen_ms - target_window_ms(t);
+		struct track_growth g;
+
+		if (strcmp(v[i].ty->info.name, name) != 0)
+			continue;
+		if (track_type_growth(v[i].ty->track, since, &g))
+			grown += (uint64_t)MAX(g.delta, v[i].verdict->delta);
+		else
+			grown += (uint64_t)MAX(v[i].verdict->delta, (int64_t)0);
+	}
+	return grown;
+}
+
 #define GROWTH_POINTS 400
 
 static json_t *growth_points(const struct target_type *ty)

@@ -21,6 +21,11 @@ struct suspect {
 /* In no special order; *ret is malloc'ed. None where data is lossy. -ENOMEM. */
 int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n);
 
+/* By how many a type of that name has grown since a window before it was first suspect; 0: it is no
+ * suspect. */
+uint64_t suspects_grown(
+	const struct target *t, const struct suspect *v, size_t n, const char *name);
+
 /* How the types of these names grew so far, for the page of a dump: [{"type": …, "points":
  * [[ms, count], …]}, …], at most some hundred points each. NULL: nothing is known, or out of
  * memory. */

@@ -174,12 +174,15 @@ static void start_dump(struct watch *w, struct target *t, const struct trigger_f
 				types[r.n_types++] = f[i].type;
 	if (!r.trigger[0])
 		return;
-	/* A condition without a type (RSS): explain what is suspect, if anything is. */
-	if (!r.n_types && suspects_of(t, &suspects, &n_suspects))
+	if (suspects_of(t, &suspects, &n_suspects))
 		return;
-	for (size_t i = 0; i < n_suspects && r.n_types < DUMP_TYPES_MAX; i++)
+	/* A condition without a type (RSS): explain what is suspect, if anything is. */
+	for (size_t i = 0, all = r.n_types ? 0 : n_suspects; i < all && r.n_types < DUMP_TYPES_MAX;
+		i++)
 		if (suspects[i].tell && suspects[i].verdict->kind == TRACK_LEAK)
 			types[r.n_types++] = suspects[i].ty->info.name;
+	for (size_t i = 0; i < r.n_types; i++)
+		r.grown[i] = suspects_grown(t, suspects, n_suspects, types[i]);
 	r.types = types;
 	r.growth = growth = suspects_growth(t, types, r.n_types);
 	snprintf(r.comm, sizeof(r.comm), "%s", p->comm);
