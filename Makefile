@@ -68,6 +68,8 @@ obj = $(patsubst %.c,$(O)/obj/%.o,$(filter %.c,$(1))) $(patsubst %.S,$(O)/obj/%.
 $(foreach m,$(DAEMON_MODULES),$(eval SRC_$(m) := $(call daemon_src,$(m))))
 SRC_graph   := $(filter-out graph/explain_main.c,$(wildcard graph/*.c))
 SRC_capture := $(filter-out capture/main.c,$(wildcard capture/*.c)) $(wildcard capture/*.S)
+# the part of it that decodes the target's memory, for the fuzzer: without the walker
+SRC_labels  := $(addprefix capture/,frames.c graph.c labels.c strings.c view.c)
 SRC_ctl     := $(filter-out ctl/main.c,$(wildcard ctl/*.c))
 
 SRC_pyleakd        := daemon/main.c $(foreach m,$(DAEMON_MODULES),$(SRC_$(m)))

@@ -9,6 +9,7 @@
  * The file is a memfd that lives as long as the process, cut to each input's length.
  */
 #include <stdint.h>
+#include <string.h>
 #include <sys/mman.h>
 
 #include "daemon/python/elf_image.h"
@@ -23,6 +24,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	_cleanup_(elf_image_freep) struct elf_image *e = NULL;
 	const struct elf_segment *s;
 	uint64_t addr, bytes, offset;
+	char name[16];
 	struct err err;
 
 	if (fd < 0)
@@ -48,6 +50,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 		b = elf_image_bytes(e, s->vaddr + s->filesz - 1, SIZE_MAX, &n);
 		for (size_t k = 0; b && k < n; k++)
 			sink += b[k];
+		if (elf_image_object_at(e, s->vaddr, name, sizeof(name), &addr) == 0 &&
+			(addr > s->vaddr || strlen(name) >= sizeof(name)))
+			abort();
 		if (elf_image_offset(e, s->vaddr, &offset) == 0 && offset >= size)
 			abort();
 		sink += elf_image_bias(e, 0x400000, s->offset & ~4095ull, &bias) == 0;

@@ -46,6 +46,7 @@ static void write_seed(void)
 		uint32_t x = sb_node(&b, sb_type(&b, "app.T", SB_HEAP));
 
 		b.nodes[x].refcount = i / 2;
+		sb_holder(&b, x, HOLDER_IMAGE + (uint32_t)i, "lib.so: cache");
 		sb_edge(&b, x, i % 2 ? x : list, EDGE_ATTR, 1);
 	}
 	raw = sb_sections(&b);

@@ -157,7 +157,7 @@ class Snapshot:
         while True:
             kind, _, n = struct.unpack_from("<IIQ", data, at)
             at += 16
-            assert kind == len(sections) + 1, "sections in order"
+            assert kind == len(sections) + 1 or (kind, len(sections)) in ((8, 6), (7, 7)), "in order"
             sections[kind] = data[at:at + n]
             at += (n + 7) & ~7
             if kind == 7:
@@ -185,6 +185,7 @@ class Snapshot:
         assert at == len(edges) == self.n_edges and len(self.nodes) == self.n_nodes
         self.roots = [Root(a, k, s[nm], KINDS[ek], s[ea] if KINDS[ek] in NAMED else ea)
                       for a, k, nm, ek, ea in struct.iter_unpack("<QIIII", sections[6])]
+        self.holders = {a: (k, s[nm]) for a, k, nm in struct.iter_unpack("<QII", sections.get(8, b""))}
         self.by_addr = {n.addr: n for n in self.nodes}
         assert len(self.by_addr) == len(self.nodes), "every object once"
 

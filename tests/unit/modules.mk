@@ -35,3 +35,4 @@ MODULES_test_pace := util budget
 MODULES_test_judge_sim := util track
 MODULES_test_record := util track record
 MODULES_fuzz_record := util track record
+MODULES_fuzz_labels := util python labels

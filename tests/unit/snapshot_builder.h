@@ -25,7 +25,8 @@ struct sb {
 	struct snapshot_node *nodes;
 	struct sb_edge *edges;
 	struct snapshot_root *roots;
-	uint32_t n_strings, n_types, n_nodes, n_edges, n_roots;
+	struct snapshot_holder *holders;
+	uint32_t n_strings, n_types, n_nodes, n_edges, n_roots, n_holders;
 	const char *meta;      /* NULL: no META section */
 	uint32_t unknown_kind; /* not 0: a section of this kind is put before NODES */
 };
@@ -118,6 +119,13 @@ static inline void sb_root(struct sb *b, uint32_t node, uint32_t kind, const cha
 	b->nodes[node].refcount++;
 }
 
+static inline void sb_holder(struct sb *b, uint32_t node, uint32_t kind, const char *name)
+{
+	b->holders = sb_room(b->holders, b->n_holders, sizeof(*b->holders));
+	b->holders[b->n_holders++] = (struct snapshot_holder){
+		.addr = sb_addr(node), .kind = kind, .name = sb_string(b, name)};
+}
+
 /* A module with its dict, which is returned; names in it are added by EDGE_KEY. */
 static inline uint32_t sb_module(struct sb *b, const char *name)
 {
@@ -189,6 +197,8 @@ static inline struct sb_file sb_sections(struct sb *b)
 	sb_section(&raw, SNAPSHOT_NODES, b->nodes, b->n_nodes * sizeof(*b->nodes));
 	sb_section(&raw, SNAPSHOT_EDGES, edges, b->n_edges * sizeof(*edges));
 	sb_section(&raw, SNAPSHOT_ROOTS, b->roots, b->n_roots * sizeof(*b->roots));
+	if (b->n_holders)
+		sb_section(&raw, SNAPSHOT_HOLDERS, b->holders, b->n_holders * sizeof(*b->holders));
 	sb_section(&raw, SNAPSHOT_END, NULL, 0);
 	free(text.bytes);
 	free(edges);
@@ -237,6 +247,7 @@ static inline void sb_release(struct sb *b)
 	free(b->nodes);
 	free(b->edges);
 	free(b->roots);
+	free(b->holders);
 	*b = (struct sb){0};
 }
 

@@ -191,6 +191,25 @@ static void test_not_a_pool(void **state)
 	}
 }
 
+static void test_block_of_an_address(void **state)
+{
+	uint64_t block, next;
+	size_t size;
+
+	pool(0, 64, 3, 20);
+	put64(8, AT + HEAD + 64);
+	assert_true(blocks_in_pool(bytes, AT, POOL, AT + HEAD + 2 * 64 + 63, &block, &size, &next));
+	assert_int_equal(block, AT + HEAD + 2 * 64);
+	assert_int_equal(size, 64);
+	assert_int_equal(next, AT + HEAD + 64);
+	assert_true(blocks_in_pool(bytes, AT, POOL, AT + HEAD - 8, &block, &size, &next));
+	assert_int_equal(size, 0);
+	assert_true(blocks_in_pool(bytes, AT, POOL, AT + HEAD + 20 * 64, &block, &size, &next));
+	assert_int_equal(size, 0);
+	put32(44, POOL);
+	assert_false(blocks_in_pool(bytes, AT, POOL, AT + HEAD, &block, &size, &next));
+}
+
 /* A chunk of glibc's malloc whose user part begins at `at`. */
 static void chunk(size_t at, size_t size, unsigned flags)
 {
@@ -259,9 +278,12 @@ int main(void)
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
 	const struct CMUnitTest tests[] = {
 		TEST(test_alive),
-		TEST(test_dead), TEST(test_words_before), TEST(test_found),
+		TEST(test_dead),
+		TEST(test_words_before),
+		TEST(test_found),
 		TEST(test_flags_beside_the_count),
 		TEST(test_not_a_pool),
+		TEST(test_block_of_an_address),
 		TEST(test_large),
 		TEST(test_not_large),
 		TEST(test_chunk_begins_in_the_stretch_before),

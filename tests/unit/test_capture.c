@@ -17,6 +17,7 @@
 #include "daemon/util/cgroup.h"
 #include "capture/graph.h"
 #include "capture/preflight.h"
+#include "capture/labels.h"
 #include "capture/stop.h"
 #include "capture/strings.h"
 
@@ -394,6 +395,26 @@ static void what_may_be_made_again(void **state)
 	assert_true(stop_in_syscall(&r));
 }
 
+static void what_looks_random(void **state)
+{
+	static const char *const names[] = {"", "x", "SESSIONS", "attribute_made_7",
+		"utf8_to_utf16", "SHA256", "_cache", "getUserByIdentifier", "decode", "added",
+		"x86_64", "s3_bucket_2", "feedback", "größe", "value2member_map", "d2", "a1b2",
+		"http2_max_streams", "RegisterUserByName", "MAX_RETRIES_PER_HOST_2"};
+	static const char *const random[] = {"d41d8cd98f00b204e9800998ecf8427e", "deadbeef01",
+		"deadbeefcafebabe", "sk_live_a8f5f167f44f4964e6c998dee827110c",
+		"t8f14e45fceea167a5a36", "Zk3QpXv9LmT2", "a_0b4e7c2d_b3c4d5e6f708",
+		"RsB_hwQbgMW_oVek_v3mniCoUkBLfqm"};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		if (labels_looks_random(names[i], strlen(names[i])))
+			fail_msg("%s is a name", names[i]);
+	for (size_t i = 0; i < ARRAY_SIZE(random); i++)
+		if (!labels_looks_random(random[i], strlen(random[i])))
+			fail_msg("%s is no name", random[i]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -412,6 +433,7 @@ int main(void)
 		cmocka_unit_test(strings_once_each),
 		cmocka_unit_test(strings_have_an_end),
 		cmocka_unit_test(what_may_be_made_again),
+		cmocka_unit_test(what_looks_random),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -104,6 +104,7 @@ static void finds_own_symbols(void **state)
 	uint64_t vaddr, size, bias, start, offset, at;
 	const uint8_t *bytes;
 	uint8_t direct[16];
+	char name[32];
 	size_t n;
 
 	assert_true(elf_image_has_symtab(e));
@@ -129,6 +130,12 @@ static void finds_own_symbols(void **state)
 	assert_int_equal(at, bias);
 	assert_int_equal(vaddr + bias, (uintptr_t)&elf_test_data);
 	assert_false(elf_image_is_code(e, vaddr));
+	assert_int_equal(elf_image_object_at(e, vaddr + size - 1, name, sizeof(name), &at), 0);
+	assert_int_equal(at, vaddr);
+	assert_string_equal(name, "elf_test_data");
+	assert_int_equal(elf_image_object_at(e, vaddr, name, 5, &at), 0);
+	assert_string_equal(name, "elf_");
+	assert_int_equal(elf_image_object_at(e, 1, name, sizeof(name), &at), -ENOENT);
 
 	assert_int_equal(elf_image_symbol(e, "elf_test_bss", &vaddr, NULL), 0);
 	assert_int_equal(elf_image_offset(e, vaddr, &at), -ERANGE);

@@ -43,9 +43,9 @@ static int tear_down(void **state)
 	return 0;
 }
 
-static const struct explain_suspect *explain_heap(struct heap *h, const char *type)
+static const struct explain_suspect *explain_grown(struct heap *h, const char *type, uint64_t grown)
 {
-	struct explain_options o = {.types = &type, .n_types = 1};
+	struct explain_options o = {.types = &type, .grown = &grown, .n_types = 1};
 	struct sb_file file = sb_build(&h->b);
 	int fd = memfd_create("snapshot", MFD_CLOEXEC);
 	struct snapshot s;
@@ -62,6 +62,11 @@ static const struct explain_suspect *explain_heap(struct heap *h, const char *ty
 	graph_release(&g);
 	assert_int_equal(h->x.n_suspects, 1);
 	return &h->x.suspects[0];
+}
+
+static const struct explain_suspect *explain_heap(struct heap *h, const char *type)
+{
+	return explain_grown(h, type, 0);
 }
 
 /* "module app | .SESSIONS dict | ['…'] app.Leak" */
@@ -131,6 +136,52 @@ static void test_shares(void **state)
 	assert_int_equal(s->paths[1].accumulation, 0);
 	assert_int_equal(s->paths[1].steps[1].nodes, 3);
 	assert_int_equal(s->other_paths, 0);
+}
+
+/* Old ones were there before, young ones may go: who holds those in between comes first. */
+static void test_which_leak(void **state)
+{
+	struct heap *h = *state;
+	uint32_t app = sb_module(&h->b, "app"), pool = named(h, app, "POOL", h->list),
+		 cache = named(h, app, "CACHE", h->list), local = sb_node(&h->b, h->list), x;
+	const struct explain_suspect *s;
+
+	sb_root(&h->b, local, ROOT_FRAME, "MainThread in f at app.py:1", EDGE_LOCAL, "l");
+	for (uint32_t i = 0; i < 10; i++)
+		sb_edge(&h->b, pool, new_leak(h), EDGE_INDEX, i);
+	for (uint32_t i = 0; i < 6; i++)
+		sb_edge(&h->b, cache, new_leak(h), EDGE_INDEX, i);
+	for (uint32_t i = 0; i < 2; i++) {
+		x = new_leak(h);
+		h->b.nodes[x].flags |= SNAPSHOT_NODE_YOUNG;
+		sb_edge(&h->b, local, x, EDGE_INDEX, i);
+	}
+	s = explain_grown(h, "app.Leak", 8);
+	assert_int_equal(s->instances, 18);
+	assert_int_equal(s->leaking, 6);
+	assert_int_equal(s->n_paths, 3);
+	assert_path(&s->paths[0], 6, "module app | .CACHE list | […] app.Leak");
+	assert_int_equal(s->paths[0].leaking, 6);
+	assert_string_equal(s->paths[0].sentence, "33 % of 18 app.Leak are held by app.CACHE, a "
+						  "list in module app; all of the 6 that "
+						  "came since the growth began");
+	assert_path(&s->paths[1], 10, "module app | .POOL list | […] app.Leak");
+	assert_int_equal(s->paths[1].leaking, 0);
+	assert_non_null(strstr(s->paths[1].sentence, "; none of the 6"));
+
+	/* nobody knows since when: only the young ones are told apart */
+	s = explain_heap(h, "app.Leak");
+	assert_int_equal(s->leaking, 16);
+	assert_path(&s->paths[0], 10, "module app | .POOL list | […] app.Leak");
+	assert_null(strstr(s->paths[0].sentence, "growth"));
+	assert_non_null(strstr(s->chosen, "youngest"));
+
+	/* all grew, and what is young is all there is of it */
+	s = explain_grown(h, "app.Leak", 18);
+	assert_int_equal(s->leaking, 16);
+	s = explain_grown(h, "app.Leak", 2);
+	assert_int_equal(s->leaking, 2);
+	assert_int_equal(s->paths[0].root, PATH_FRAME);
 }
 
 static void test_ties(void **state)
@@ -271,6 +322,37 @@ static void test_c_reference(void **state)
 	assert_path(&s->paths[1], 1, "c-reference C code | C reference app.Leak");
 	assert_path(&s->paths[2], 1,
 		"interpreter unreachable cycle (waits for the collector) |  app.Leak");
+}
+
+/* What the capture found in memory has a name, and lost references have one. */
+static void test_named_c_reference(void **state)
+{
+	struct heap *h = *state;
+	uint32_t conn = sb_node(&h->b, sb_type(&h->b, "lib.Connection", SB_HEAP)), x, lost[6];
+	const struct explain_suspect *s;
+
+	h->b.nodes[conn].refcount = 1;
+	sb_holder(&h->b, conn, HOLDER_IMAGE, "lib.so: cache+0x8");
+	sb_edge(&h->b, conn, new_leak(h), EDGE_PLAIN, 0);
+	for (uint32_t i = 0; i < 6; i++) {
+		lost[i] = new_leak(h);
+		h->b.nodes[lost[i]].refcount = 1;
+	}
+	for (uint32_t i = 6; i-- > 0;) /* a file may have them in any order */
+		sb_holder(&h->b, lost[i], i < 4 ? HOLDER_NOWHERE : HOLDER_STACK,
+			i < 4 ? HOLDER_LOST : "C stack of worker");
+	x = sb_node(&h->b, h->list); /* held by a root: what is said of it does not count */
+	sb_root(&h->b, x, ROOT_MODULE, "app", EDGE_PLAIN, "");
+	sb_holder(&h->b, x, HOLDER_BLOCK, "malloc'ed block");
+	s = explain_heap(h, "app.Leak");
+	assert_int_equal(s->n_paths, 3);
+	assert_path(&s->paths[0], 4, "c-reference a lost reference | C reference app.Leak");
+	assert_non_null(strstr(s->paths[0].sentence, "Py_DECREF() is missing"));
+	assert_path(&s->paths[1], 2, "c-reference C stack of worker | C reference app.Leak");
+	assert_string_equal(
+		s->paths[1].sentence, "29 % of 7 app.Leak are held by C code: C stack of worker");
+	assert_path(&s->paths[2], 1,
+		"c-reference lib.so: cache+0x8 | C reference lib.Connection |  app.Leak");
 }
 
 /* A class that garbage keeps is not held by C code because its instances count. */
@@ -476,7 +558,7 @@ static void test_other_roots_and_names(void **state)
 		sb_edge(&h->b, l, new_leak(h), EDGE_INDEX, i);
 	sb_named(&h->b, builtins, o, EDGE_KEY, "o");
 	for (uint32_t i = 0; i < 3; i++)
-		sb_edge(&h->b, o, new_leak(h), EDGE_ITEM, 0);
+		sb_edge(&h->b, o, new_leak(h), EDGE_ATTR, 0);
 	f = named(h, builtins, "f", h->function);
 	globals = sb_node(&h->b, h->dict);
 	sb_named(&h->b, f, globals, EDGE_ATTR, "__globals__");
@@ -503,12 +585,14 @@ int main(void)
 #define TEST(t) cmocka_unit_test_setup_teardown(t, set_up, tear_down)
 	const struct CMUnitTest tests[] = {
 		TEST(test_shares),
+		TEST(test_which_leak),
 		TEST(test_ties),
 		TEST(test_module_before_frame),
 		TEST(test_default_argument),
 		TEST(test_labels),
 		TEST(test_many_names_are_one_path),
 		TEST(test_c_reference),
+		TEST(test_named_c_reference),
 		TEST(test_class_of_garbage),
 		TEST(test_garbage_cycle),
 		TEST(test_deep_list),

@@ -59,6 +59,7 @@ static void small(struct sb *b)
 	sb_edge(b, list, s, EDGE_INDEX, 3);
 	sb_edge(b, s, 1000, EDGE_PLAIN, 0); /* to nothing that was read */
 	sb_root(b, s, ROOT_FRAME, "MainThread in f at app.py:1", EDGE_LOCAL, "x");
+	sb_holder(b, s, HOLDER_IMAGE, "lib.so: cache");
 }
 
 static void test_round_trip(void **state)
@@ -89,6 +90,9 @@ static void test_round_trip(void **state)
 	assert_int_equal(g.n_edges, 4);
 	assert_int_equal(g.external_edges, 1);
 	assert_int_equal(g.n_roots, 2);
+	assert_int_equal(g.n_holders, 1);
+	assert_string_equal(graph_string(&g, graph_holder_of(&g, 4)), "lib.so: cache");
+	assert_int_equal(graph_holder_of(&g, 3), 0);
 	assert_int_equal(g.first[3], 3);
 	assert_int_equal(g.edges[2].from, 2);
 	assert_int_equal(g.edges[2].to, 3);
@@ -174,6 +178,8 @@ static void assert_same(const struct snapshot *s, const struct snapshot *t)
 	assert_memory_equal(s->nodes, t->nodes, s->n_nodes * sizeof(*s->nodes));
 	assert_memory_equal(s->edges, t->edges, s->n_edges * sizeof(*s->edges));
 	assert_memory_equal(s->roots, t->roots, s->n_roots * sizeof(*s->roots));
+	assert_int_equal(s->n_holders, t->n_holders);
+	assert_memory_equal(s->holders, t->holders, s->n_holders * sizeof(*s->holders));
 }
 
 /* In the file: either it is refused, or the bit meant nothing (reserved ones; another way to say
@@ -228,6 +234,33 @@ static void test_every_bit_forged(void **state)
 	/* The others are in addresses, sizes, reference counts and padding. */
 	assert_true(refused > 1500);
 	free(raw.bytes);
+	sb_release(&b);
+}
+
+static void test_holders_are_checked(void **state)
+{
+	struct sb b = {0};
+	struct sb_file file;
+	struct err err;
+
+	(void)state;
+	small(&b);
+	b.holders[0].name = b.n_strings;
+	file = sb_build(&b);
+	assert_int_equal(load_and_use(file.bytes, file.n, &err), -EBADMSG);
+	assert_non_null(strstr(err.msg, "holder"));
+	free(file.bytes);
+	b.holders[0].name = 0;
+	for (uint32_t i = b.n_holders; i <= b.n_nodes; i++) /* more than there are objects */
+		sb_holder(&b, 0, HOLDER_IMAGE, "");
+	file = sb_build(&b);
+	assert_int_equal(load_and_use(file.bytes, file.n, &err), -EBADMSG);
+	free(file.bytes);
+	b.n_holders = 1;
+	b.unknown_kind = SNAPSHOT_HOLDERS; /* where it is too early: not a whole number of them */
+	file = sb_build(&b);
+	assert_int_equal(load_and_use(file.bytes, file.n, &err), -EBADMSG);
+	free(file.bytes);
 	sb_release(&b);
 }
 
@@ -313,6 +346,7 @@ int main(void)
 		cmocka_unit_test(test_cut_at_every_byte),
 		cmocka_unit_test(test_every_bit_flipped),
 		cmocka_unit_test(test_every_bit_forged),
+		cmocka_unit_test(test_holders_are_checked),
 		cmocka_unit_test(test_totals_are_checked_before_memory_is_taken),
 		cmocka_unit_test(test_other_files),
 		cmocka_unit_test(test_longer_header),
