@@ -167,7 +167,7 @@ static const char *word(char buf[LINE], const char *s)
 
 	if (!*s)
 		return "%";
-	for (size_t i = 0; s[i] && i < RECORD_TEXT - 1; i++) {
+	for (size_t i = 0; i < RECORD_TEXT - 1 && s[i]; i++) {
 		unsigned char c = (unsigned char)s[i];
 
 		to += c <= ' ' || c == '%' || c == 0x7f ? sprintf(to, "%%%02x", c) : sprintf(to, "%c", c);

@@ -917,12 +917,12 @@ int store_begin(struct store *s, struct err *err)
 	return simple(s, "BEGIN IMMEDIATE", "begin to keep series", err);
 }
 
-int store_commit(struct store *s, struct err *err)
+int store_end(struct store *s, int r, struct err *err)
 {
-	int r = simple(s, "COMMIT", "keep series", err);
-
+	if (!r)
+		r = simple(s, "COMMIT", "keep series", err);
 	if (r)
-		simple(s, "ROLLBACK", "let go of series", NULL);
+		simple(s, "ROLLBACK", "let go of series", NULL); /* also where there is nothing to let go of */
 	return r;
 }
 

@@ -62,7 +62,8 @@ int store_firing_list(struct store *s, int64_t since_ms, struct trigger_record *
 	struct err *err);
 
 /* The series of one type of one process (track_type_save()), so that it outlives the daemon. Many are put
- * between store_begin() and store_commit(). */
+ * between store_begin() and store_end(), which takes and returns what went wrong in between: then none
+ * is kept. */
 #define STORE_SERIES_MAX TRACK_SAVED_MAX
 struct store_series {
 	int32_t pid;
@@ -73,7 +74,7 @@ struct store_series {
 	size_t n_bytes;
 };
 int store_begin(struct store *s, struct err *err);
-int store_commit(struct store *s, struct err *err);
+int store_end(struct store *s, int r, struct err *err);
 int store_series_put(struct store *s, const struct store_series *x, struct err *err);
 /* Of one process; *ret is freed with store_series_free(). */
 int store_series_list(struct store *s, int32_t pid, uint64_t start_ticks, struct store_series **ret, size_t *ret_n,

@@ -55,7 +55,7 @@ static uint8_t *put(uint8_t *to, uint64_t v)
 /* Small numbers of either sign take one byte. */
 static uint8_t *put_signed(uint8_t *to, int64_t v)
 {
-	return put(to, ((uint64_t)v << 1) ^ (uint64_t)(v >> 63));
+	return put(to, v < 0 ? ~((uint64_t)v << 1) : (uint64_t)v << 1);
 }
 
 static size_t point_put(uint8_t *buf, const struct series_point *p, const struct series_point *before)

@@ -85,8 +85,7 @@ static void save_series(struct target *t)
 		if (x.n_bytes)
 			r = store_series_put(t->o.store, &x, &err);
 	}
-	r = store_commit(t->o.store, r ? NULL : &err) ?: r;
-	if (r)
+	if (store_end(t->o.store, r, &err))
 		log_warning("pid %d: its series are not kept: %s", id->pid, err.msg);
 }
 
@@ -116,8 +115,7 @@ static void save_service(struct target *t)
 		snprintf(x.type, sizeof(x.type), "%s", ty->info.name);
 		r = store_service_put(t->o.store, t->service, &x, &err);
 	}
-	r = store_commit(t->o.store, r ? NULL : &err) ?: r;
-	if (r)
+	if (store_end(t->o.store, r, &err))
 		log_warning("pid %d: what it has shown is not kept: %s", id->pid, err.msg);
 }
 

@@ -747,7 +747,7 @@ static void test_series(void **state)
 	x.n_bytes = 1;
 	x.at_ms = now - 3 * day;
 	assert_int_equal(store_series_put(f->s, &x, &f->err), 0);
-	assert_int_equal(store_commit(f->s, &f->err), 0);
+	assert_int_equal(store_end(f->s, 0, &f->err), 0);
 	reopen(f);
 	assert_int_equal(store_series_list(f->s, 7, UINT64_MAX, &list, &n, &f->err), 0);
 	assert_int_equal(n, 1);
@@ -755,6 +755,13 @@ static void test_series(void **state)
 	assert_string_equal(list[0].type, x.type);
 	assert_int_equal(list[0].n_bytes, sizeof(bytes));
 	assert_memory_equal(list[0].bytes, bytes, sizeof(bytes));
+	store_series_free(list, n);
+	/* What went wrong leaves everything as it was. */
+	assert_int_equal(store_begin(f->s, &f->err), 0);
+	assert_int_equal(store_series_forget(f->s, 7, UINT64_MAX, now + day, &f->err), 0);
+	assert_int_equal(store_end(f->s, -EIO, &f->err), -EIO);
+	assert_int_equal(store_series_list(f->s, 7, UINT64_MAX, &list, &n, &f->err), 0);
+	assert_int_equal(n, 1);
 	store_series_free(list, n);
 	/* This one is forgotten, and what is older than two days. */
 	assert_int_equal(store_series_forget(f->s, 7, UINT64_MAX, now - 2 * day, &f->err), 0);
