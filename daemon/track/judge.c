@@ -14,8 +14,9 @@
 #define TIER_SHIFT    2  /* four slots make one of the next tier */
 #define TIER_LEAST    8  /* slots that a longer tier must have: two windows of the second */
 #define PAIRS_MAX     (JUDGE_SLOTS * (JUDGE_SLOTS - 1) / 2)
-#define SAMPLED_LEAST 5  /* slots with samples */
-#define HOLE          4  /* no longer time without samples than a quarter */
+#define SAMPLED_LEAST 4  /* slots with samples; of fewer than SAMPLED_FEW the growth must be twice as clear */
+#define SAMPLED_FEW   6
+#define HOLE          4  /* no longer time without samples than a quarter, or twice the usual one */
 #define PEAK_WINDOWS  48 /* a day at the default window: a daily cycle meets yesterday's peak */
 #define LEVELLING     0.6 /* a rise below this share of the one before is levelling off */
 #define CHANCE_SIGMA  3.5 /* how far from chance the order of the slots must be */
@@ -212,9 +213,13 @@ static void view_fill(struct view *v, const struct judge *j, unsigned k, unsigne
 	const struct judge_tier *t = &j->tiers[k];
 	int64_t from = t->open - n_slots;
 	double last = -1;
-	unsigned seen = 0;
+	unsigned seen = 0, hole;
 
 	memset(v, 0, sizeof(*v));
+	for (unsigned i = 0; i < n_slots; i++)
+		v->n += (t->sampled & bit(from + i)) != 0;
+	hole = MAX(n_slots / HOLE, 2 * n_slots / MAX(v->n, SAMPLED_LEAST));
+	v->n = 0;
 	v->n_slots = n_slots;
 	v->slot_ms = (double)tier_slot_ms(j, k);
 	v->from_ms = (double)from * v->slot_ms;
@@ -225,7 +230,7 @@ static void view_fill(struct view *v, const struct judge *j, unsigned k, unsigne
 
 		if (!(t->sampled & bit(from + i)))
 			continue;
-		if (i - last > MAX(n_slots / HOLE, 2))
+		if (i - last > hole)
 			v->whole = false;
 		last = i;
 		v->at[v->n] = i + 0.5;
@@ -239,7 +244,7 @@ static void view_fill(struct view *v, const struct judge *j, unsigned k, unsigne
 		v->fell |= i && t->fell & bit(from + i);
 		v->n++;
 	}
-	if (v->n < SAMPLED_LEAST || seen != 7 || n_slots - last > MAX(n_slots / HOLE, 2))
+	if (v->n < SAMPLED_LEAST || seen != 7 || n_slots - last > hole)
 		v->whole = false;
 }
 
@@ -423,7 +428,7 @@ static const char *refused(const struct judge *j, unsigned k, struct view *v, do
 		return "no steady growth";
 	if (view_levels_off(v))
 		return "levelling off";
-	if (view_by_chance(v) || view_growth(v) < clear * v->swing)
+	if (view_by_chance(v) || view_growth(v) < clear * (v->n < SAMPLED_FEW ? 2 : 1) * v->swing)
 		return "not clear of the usual ups and downs yet";
 	if (v->floor[2] <= held_before(j, k, v) + view_growth(v) / 3)
 		return "it has been as high before";

@@ -28,9 +28,9 @@
  * Floors are of what is surely there, the level less what it may be off: that of which only births are seen
  * from one reading of the target's memory to the next does not grow by that.
  *
- * Only slots in which there were samples are looked at. Where these come seldom and irregularly (a
- * busy target within its budget), five of them and no hole longer than a quarter of the time are
- * enough, if they say it clearly; else nothing is said.
+ * Only slots in which there were samples are looked at. Where these come seldom and irregularly (a busy
+ * target within its budget), four of them and no hole longer than a quarter of the time, or twice as long as
+ * is usual, are enough, if they say it clearly; else nothing is said.
  */
 #ifndef PYLEAK_TRACK_JUDGE_H
 #define PYLEAK_TRACK_JUDGE_H

@@ -353,7 +353,7 @@ class Demo:
         self.watching = True
         say(self.ctl("status").stdout.rstrip())
         say()
-        suspect = self.wait("watching it grow; a verdict needs 5 s of warm-up and 20 s of growth",
+        suspect = self.wait("watching it grow; a verdict needs 5 s of warm-up and 30 s of growth",
                             self.verdict, LIMIT)
         say(self.ctl("growth", str(self.target.pid), "-n", "6").stdout.rstrip())
         say()
