@@ -113,7 +113,7 @@ class Captures:
             gap = target.gap_while(capture)
             r = results[0]
             if r is None or r.code != lib.DONE or r.truncated:
-                raise SystemExit(f"a capture failed: {r}")
+                raise SystemExit(f"a capture failed: {r}, {lib.capture.status}")
             self.gaps.append(gap)
             self.stops.append(r.pause_ns / 1e9)
             self.walks.append(when["read"] - when["looking"] - r.pause_ns)

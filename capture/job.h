@@ -104,14 +104,13 @@ uint64_t job_time_left(const struct job *j, uint64_t max_ns);
 
 /*
  * How urgent the calling thread's work is. While the target stands still: nobody must come between.
- * While the copy lives every page that the target writes is copied for it: no dawdling. Then there
- * is no hurry, and the target may want the processor. Needs CAP_SYS_NICE; without it a stop is
- * as long as the scheduler makes it.
+ * Else it is one among others: the target may want the processor. Not less than that: at nice 10 on
+ * a busy host writing the snapshot took longer than dump.deadline. Needs CAP_SYS_NICE; without
+ * it a stop is as long as the scheduler makes it.
  */
 enum hurry {
 	HURRY_STOP = -15,
 	HURRY_COPY = 0,
-	HURRY_NONE = 10,
 };
 void job_hurry(enum hurry hurry);
 

@@ -429,10 +429,9 @@ static int capture(struct job *j, struct graph *g, struct err *err)
 	/* whatever happened: no copy, and no trace of one, stays */
 	job_hurry(HURRY_STOP);
 	left = fork_reap(j);
-	job_hurry(HURRY_COPY); /* it takes the target's locks */
+	job_hurry(HURRY_COPY);
 	(void)huge_restore(j->pid, j->target_fd, &huge,
 		now_monotonic_ns() + job_time_left(j, HUGE_LONGEST_NS));
-	job_hurry(HURRY_NONE);
 	if (left > 0)
 		job_progress(j,
 			"%d ended cop%s of pid %d could not be reaped now; the next capture does",
