@@ -137,7 +137,7 @@ static bool point_get(const uint8_t **from, const uint8_t *end, struct series_po
 
 uint32_t series_points(const struct series *s, struct series_point points[TRACK_POINTS])
 {
-	const uint8_t *from = s->bytes, *end = s->bytes + s->n_bytes;
+	const uint8_t *from = s->bytes, *end = s->n_bytes ? s->bytes + s->n_bytes : from;
 	struct series_point p = {.p = {.at_ms = 0}};
 	uint32_t n = 0;
 
