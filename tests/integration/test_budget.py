@@ -108,7 +108,7 @@ class Budget(harness.RootTest):
 
     def test_levels_are_of_their_time(self):
         """A large heap that grows by the thousand a second: what is told is true of when it says."""
-        self.start(200000, code=BUSY.replace("say('up')\n", """
+        self.start(80000, code=BUSY.replace("say('up')\n", """
 when = []
 def watch():
     while True: when.append((time.time(), len(leaked))); time.sleep(0.02)
@@ -169,7 +169,7 @@ while hear():
 
     def test_leak_in_a_storm(self):
         # Its memory is read as often as a quarter of a percent of a CPU allows.
-        self.start(1000, config=dict(CONFIG, growth=dict(CONFIG["growth"], window="20s")))
+        self.start(1000, config=dict(CONFIG, growth=dict(CONFIG["growth"], window="12s")))
         self.t.ask("leak 5")
         found = self.d.wait_for(
             lambda: [s for s in self.d.ask("suspects", self.t.pid)["suspects"]

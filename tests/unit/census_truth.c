@@ -10,7 +10,7 @@
 #include <time.h>
 
 #define TYPES   4096
-#define RECORDS 16
+#define RECORDS 128
 
 struct node {
 	struct node *next;
