@@ -206,8 +206,8 @@ static inline uint64_t walk_name_hash(const char *name)
 {
 	uint64_t h = 0xcbf29ce484222325ULL;
 
-	for (int i = 0; i < WALK_MAX_NAME && name[i]; i++)
-		h = (h ^ (uint8_t)name[i]) * 0x100000001b3ULL;
+	for (int n = WALK_MAX_NAME; n > 0 && *name; n--, name++)
+		h = (h ^ (uint8_t)*name) * 0x100000001b3ULL;
 	return h;
 }
 
