@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: MIT
 """What a capture costs its target, beside the other ways to look into a process that runs.
 
-    bench/capture.py [--build DIR] [--captures N] [--objects N]... [--roots DIR] [--output FILE]
+    bench/capture.py [--build DIR] [--captures N] [--objects N]... [--output FILE]
 
 The target counts the longest time it could not run, by its own clock: that is what every way is
 judged by. pyleak-capture's own figure for the whole stop is beside it. Wants root, gdb (gcore) and
-python3-objgraph; with --roots and a Debian 13 root that has memray and gdb, `memray attach`, too.
+python3-objgraph.
 Writes the table into FILE (docs/capture.md), between its two marks.
 """
 
