@@ -167,6 +167,25 @@ while hear():
             self.assertEqual(rows["__main__." + name]["count"], n, rows["__main__." + name])
         self.assertFalse([k for k, x in rows.items() if ".Old" in k and x["count"]])
 
+    def test_walked_while_it_waits(self):
+        """Levels of one that mostly waits are read from its rings between two requests: exact."""
+        self.start(4000, code=BUSY.replace("for _ in range(20000): A()",
+                                           "[A() for _ in range(2000)]; time.sleep(0.02)"))
+        self.t.ask("go")
+
+        def walked():
+            s = self.d.ask("status")["targets"][0]
+            return s["budget"]["scope"] != "everything" and s["census"] and \
+                s["census"]["way"] == "outside" and s["census"]["objects"]
+        self.d.wait_for(walked)
+        for _ in range(2):
+            truth = self.t.ask("hold 500")
+            rows = self.d.wait_for(lambda n=truth["Held"]: (
+                lambda x: x if x["__main__.Held"]["tracked"] == n else None)(self.d.top(self.t.pid)))
+            self.assertEqual(rows["__main__.Held"]["tracked_bound"], 0)
+            self.assertEqual(rows["__main__.Row"]["tracked"], truth["Row"])
+            self.assertEqual(rows["__main__.Row"]["tracked_bound"], 0)
+
     def test_leak_in_a_storm(self):
         # Its memory is read as often as a quarter of a percent of a CPU allows.
         self.start(1000, config=dict(CONFIG, growth=dict(CONFIG["growth"], window="12s")))
