@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 """What being watched costs, by pyleak and by others, against the same program alone.
 
-    bench/overhead.py [--build DIR] [--roots DIR] [--rounds N] [--only LOAD]... [--raw FILE] [--output DIR]
+    bench/overhead.py [--build DIR] [--roots DIR] [--rounds N] [--only LOAD]... [--way WAY]... [--raw FILE]
+                      [--output DIR]      else the table goes to standard output
     bench/overhead.py --daemon ...     what the daemon itself takes, with 50 and 200 targets
 
 Runs the programs of bench/load.py (as root), always two of them on one CPU, of which one is watched: what
@@ -471,7 +472,7 @@ def measure(args):
     missing = {"bpftrace": not shutil.which("bpftrace"),
                "objgraph": not importlib.util.find_spec("objgraph"),
                "memray": not root, "memray-python": not root}
-    args.ways = [w for w in WAYS if not missing.get(w)]
+    args.ways = [w for w in args.way or WAYS if not missing.get(w)]
     for way, package in (("bpftrace", "bpftrace"), ("objgraph", "python3-objgraph")):
         if missing[way]:
             print(f"left out: {way} is not there: apt-get install {package}", file=sys.stderr)
@@ -505,6 +506,8 @@ def measure(args):
                                 python=sys.version.split()[0], memray=memray or "not there"))
             f.write("\n".join(table(raw)) + "\n" + daemon_part)
         plot(raw, os.path.join(args.output, "overhead.svg"))
+    else:
+        print("\n".join(table(raw)))
 
 
 # ---- the daemon itself --------------------------------------------------------------------------
@@ -575,6 +578,7 @@ def main():
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=int, default=60, help="with --daemon")
     parser.add_argument("--only", action="append", choices=LOADS)
+    parser.add_argument("--way", action="append", choices=WAYS)
     parser.add_argument("--raw", default="build/overhead.json")
     parser.add_argument("--output")
     parser.add_argument("--daemon", action="store_true")

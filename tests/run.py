@@ -8,7 +8,8 @@ safety       every tests/safety/test_*.py, likewise; PYLEAK_LONG=1: their long f
 long         every tests/long/test_*.py, the same with an hour each
 
 Each program and module runs in a process and a session of its own, with its own TMPDIR and a time
-limit (a module may set TIMEOUT, in seconds). What it leaves behind is a failure: a process, a file
+limit (a module may set TIMEOUT, in seconds). A module with BESIDE = True runs beside the others with what
+they leave of the processors, and is reported last. What it leaves behind is a failure: a process, a file
 in TMPDIR, a BPF link. The last line is "N passed, N failed, N skipped"; exit 0 only when nothing
 failed and something passed.
 
@@ -41,6 +42,7 @@ EXCUSE = "cannot run here: "
 TIMEOUT = {"unit": 300, "integration": 600, "safety": 600, "long": 3600}
 GRACE = 3  # seconds in which what is on its way out may end
 OUTPUT_MAX = 64 << 10  # of a failed program's output, its end
+BESIDE_MARK = "-beside"  # behind the marker of what a module started that runs beside others
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -157,19 +159,26 @@ def reap():
         pass
 
 
-def ours(marker):
-    """Processes that the tests started and that still run, as pid -> text."""
-    all_now = proc_all()
-    me = os.getpid()
-    tree = {me}
+def descendants(all_now, tree):
     grown = True
     while grown:
         more = {pid for pid, (parent, _, _) in all_now.items() if parent in tree} - tree
         tree |= more
         grown = bool(more)
+    return tree
+
+
+def ours(marker, beside=()):
+    """Processes that the tests started and that still run, as pid -> text. Not those that run beside."""
+    all_now = proc_all()
+    me = os.getpid()
+    tree = descendants(all_now, {me})
     found = {}
     for pid, (_, state, comm) in all_now.items():
         if pid == me or state in "ZX":
+            continue
+        if beside and (pid in descendants(all_now, set(beside)) or
+                       marker + BESIDE_MARK.encode() in proc_read(pid, "environ")):
             continue
         # The marker in the environment finds those that went to another reaper. Never by name: it
         # may be somebody else's daemon.
@@ -179,12 +188,12 @@ def ours(marker):
     return found
 
 
-def sweep(marker):
+def sweep(marker, beside=()):
     """What is left after GRACE seconds is returned, and killed."""
     deadline = time.monotonic() + GRACE
     while True:
         reap()
-        left = ours(marker)
+        left = ours(marker, beside)
         if not left or time.monotonic() > deadline:
             break
         time.sleep(0.05)
@@ -194,7 +203,7 @@ def sweep(marker):
         except ProcessLookupError:
             pass
     deadline = time.monotonic() + GRACE
-    while left and ours(marker) and time.monotonic() < deadline:
+    while left and ours(marker, beside) and time.monotonic() < deadline:
         reap()
         time.sleep(0.02)
     reap()
@@ -356,11 +365,34 @@ def stop_session(process, first):
     return process.wait()
 
 
+def idle():
+    os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+
+
+def runs_beside(path):
+    """Whether a module says that it may run while others do, with what they leave of the processors."""
+    if not path.endswith(".py"):
+        return False
+    with open(path, encoding="utf-8") as f:
+        return re.search(r"^BESIDE = True$", f.read(), re.M) is not None
+
+
+class Job:
+    def __init__(self, suite, path, name, folder, beside):
+        self.suite, self.path, self.name, self.folder, self.is_beside = suite, path, name, folder, beside
+        self.is_module = suite != "unit"
+        self.report, self.output = os.path.join(folder, "report"), os.path.join(folder, "output")
+        self.outcome = Outcome()
+        self.begin = time.monotonic()
+        self.process = None
+
+
 class Runner:
     def __init__(self, build):
         self.build = os.path.abspath(build)
         self.marker = f"PYLEAK_TEST_RUN={uuid.uuid4().hex}"
         self.passed = self.failed = self.skipped = 0
+        self.beside = []
         self.tmp = tempfile.mkdtemp(prefix="pyleak-")
         os.chmod(self.tmp, 0o711)  # tests start targets as other users
 
@@ -372,85 +404,87 @@ class Runner:
         self.failed += len(outcome.failures)
         self.skipped += len(outcome.skips)
 
-    def run(self, suite, path):
+    def start(self, suite, path, beside=False):
         name = os.path.basename(path)
-        name = name[: -len(".py")] if name.endswith(".py") else name
-        is_module = suite != "unit"
-        self.say(f"  {suite + '/' + name:<44}", end="")
-        outcome = Outcome()
-        begin = time.monotonic()
-
-        tmp = os.path.join(self.tmp, "t")  # short: socket paths live below it
+        job = Job(suite, path, name[: -len(".py")] if name.endswith(".py") else name,
+                  tempfile.mkdtemp(prefix="t", dir=self.tmp), beside)  # short: socket paths live below it
+        tmp = os.path.join(job.folder, "t")
+        os.chmod(job.folder, 0o711)
         os.mkdir(tmp)
         os.chmod(tmp, 0o1777)
-        report_path = os.path.join(self.tmp, "report")
-        output_path = os.path.join(self.tmp, "output")
         env = dict(os.environ, PYLEAK_BUILD=self.build, TMPDIR=tmp, LC_ALL="C.UTF-8",
                    CMOCKA_MESSAGE_OUTPUT="TAP")
         env.setdefault("UBSAN_OPTIONS", "print_stacktrace=1")
         key, _, value = self.marker.partition("=")
-        env[key] = value
+        env[key] = value + BESIDE_MARK * beside
         argv = [path]
-        if is_module:
+        if job.is_module:
             argv = [sys.executable, "-B", "-u", os.path.abspath(__file__),
-                    "--module", path, "--report", report_path]
+                    "--module", path, "--report", job.report]
         # Output goes to files: a pipe would stay open as long as a process that was left behind.
-        with open(output_path, "wb") as output:
-            process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output,
-                                       stderr=subprocess.STDOUT, env=env, cwd=tmp,
-                                       start_new_session=True)
-            limit = TIMEOUT[suite]
-            try:
-                while True:
-                    try:
-                        status = process.wait(timeout=1)
-                        break
-                    except subprocess.TimeoutExpired:
-                        pass
-                    for event in read_report(report_path) if is_module else ():
-                        if event["kind"] == "timeout":
-                            limit = float(event["text"])
-                    if time.monotonic() - begin > limit:
-                        status = stop_session(process, signal.SIGTERM if is_module else signal.SIGABRT)
-                        outcome.fail(name, f"not done after {limit:g} s")
-                        break
-            except BaseException:
-                stop_session(process, signal.SIGTERM)
-                raise
-        with open(output_path, "rb") as f:
-            f.seek(max(0, os.path.getsize(output_path) - (16 << 20)))
+        with open(job.output, "wb") as output:
+            job.process = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output,
+                                           stderr=subprocess.STDOUT, env=env, cwd=tmp,
+                                           start_new_session=True, preexec_fn=idle if beside else None)
+        return job
+
+    def wait(self, job):
+        limit = TIMEOUT[job.suite]
+        try:
+            while True:
+                try:
+                    return job.process.wait(timeout=1)
+                except subprocess.TimeoutExpired:
+                    pass
+                for event in read_report(job.report) if job.is_module else ():
+                    if event["kind"] == "timeout":
+                        limit = float(event["text"])
+                if time.monotonic() - job.begin > limit:
+                    job.outcome.fail(job.name, f"not done after {limit:g} s")
+                    return stop_session(job.process, signal.SIGTERM if job.is_module else signal.SIGABRT)
+        except BaseException:
+            stop_session(job.process, signal.SIGTERM)
+            raise
+
+    def finish(self, job):
+        self.say(f"  {job.suite + '/' + job.name:<44}", end="")
+        outcome = job.outcome
+        status = self.wait(job)
+        took = time.monotonic() - job.begin
+        with open(job.output, "rb") as f:
+            f.seek(max(0, os.path.getsize(job.output) - (16 << 20)))
             text = f.read().decode(errors="replace")
 
-        if is_module:
-            judge_module(outcome, name, status, read_report(report_path))
+        if job.is_module:
+            judge_module(outcome, job.name, status, read_report(job.report))
         else:
-            judge_cmocka(outcome, name, status, text)
-        for left in sweep(self.marker.encode()):
-            outcome.fail(name, f"left a process running: {left}")
+            judge_cmocka(outcome, job.name, status, text)
+        if job in self.beside:
+            self.beside.remove(job)
+        for left in sweep(self.marker.encode(), [j.process.pid for j in self.beside]):
+            outcome.fail(job.name, f"left a process running: {left}")
+        tmp = os.path.join(job.folder, "t")
         for folder, folders, files in os.walk(tmp):
             for entry in sorted(files) or ([] if folders or folder == tmp else ["(empty folder)"]):
-                outcome.fail(name, f"left on disk: {os.path.join(folder, entry)}")
-        shutil.rmtree(tmp, ignore_errors=True)
-        for leftover in (report_path, output_path):
-            if os.path.exists(leftover):
-                os.unlink(leftover)
+                outcome.fail(job.name, f"left on disk: {os.path.join(folder, entry)}")
+        shutil.rmtree(job.folder, ignore_errors=True)
 
-        self.say("{}  {:3} passed{}{}  {:.1f} s".format(
+        self.say("{}  {:3} passed{}{}  {:.1f} s{}".format(
             "FAIL" if outcome.failures else "ok  ", outcome.passed,
             f", {len(outcome.failures)} failed" if outcome.failures else "",
-            f", {len(outcome.skips)} skipped" if outcome.skips else "",
-            time.monotonic() - begin))
+            f", {len(outcome.skips)} skipped" if outcome.skips else "", took,
+            ", beside the others" if job.is_beside else ""))
         for test, reason in outcome.skips:
             self.say(f"    skipped {test}: {reason}")
         for test, why in outcome.failures:
             self.say(f"    FAILED {test}" + "".join(f"\n      {l}" for l in why.splitlines()))
         if outcome.failures and text:
             tail = text[-OUTPUT_MAX:]
-            self.say(f"    ---- output of {name}" + (", its end" if tail != text else ""))
+            self.say(f"    ---- output of {job.name}" + (", its end" if tail != text else ""))
             self.say("".join(f"    | {line}\n" for line in tail.splitlines()), end="")
         self.count(outcome)
 
-    def suite(self, suite, only):
+    def chosen(self, suite, only):
         if suite == "unit":
             found = [p for p in glob.glob(os.path.join(self.build, "san/tests/test_*"))
                      if os.access(p, os.X_OK) and not os.path.isdir(p)]
@@ -458,7 +492,6 @@ class Runner:
             found = glob.glob(os.path.join(HERE, suite, "test_*.py"))
         chosen = [p for p in sorted(found) if not only or
                   any(fnmatch.fnmatch(os.path.basename(p).removesuffix(".py"), g) for g in only)]
-        self.say(f"{suite}:")
         nobody = Outcome()
         if not found:
             nobody.fail(suite, "no tests found")
@@ -468,8 +501,20 @@ class Runner:
         for test, why in nobody.failures:
             self.say(f"    FAILED {test}: {why}")
         self.count(nobody)
-        for path in chosen:
-            self.run(suite, path)
+        return chosen
+
+    def suites(self, suites, only):
+        chosen = {suite: self.chosen(suite, only) for suite in suites}
+        self.beside = [self.start(suite, path, beside=True)
+                       for suite in suites for path in chosen[suite] if runs_beside(path)]
+        beside = {job.path for job in self.beside}
+        for suite in suites:
+            self.say(f"{suite}:")
+            for path in chosen[suite]:
+                if path not in beside:
+                    self.finish(self.start(suite, path))
+        for job in list(self.beside):
+            self.finish(job)
 
     def close(self, links):
         outcome = Outcome()
@@ -508,8 +553,7 @@ def main():
         print("BPF links are not checked: that needs bpftool and root")
     runner = Runner(args.build)
     try:
-        for suite in suites:
-            runner.suite(suite, args.only)
+        runner.suites(suites, args.only)
     finally:
         runner.close(links)
     print(f"{runner.passed} passed, {runner.failed} failed, {runner.skipped} skipped", flush=True)
