@@ -41,6 +41,7 @@ typedef int (*traverse_fn)(u64 self, visit_fn visit, void *arg);
 #define TP_TRAVERSE          184
 #define TP_BASE              256
 #define GC_HEAD              16
+#define AHEAD                8 /* objects that are asked of memory before they are looked at */
 #define MEMBER_OBJECT        6  /* _Py_T_OBJECT */
 #define MEMBER_OBJECT_EX     16 /* Py_T_OBJECT_EX */
 
@@ -797,12 +798,11 @@ static void emit_object(struct walk_ctx *c, u64 o, u64 flags)
 	i64 size = shallow_size(c, t, o);
 	u64 refcnt = ld64(o + OB_REFCNT);
 
-	/* Three units that belong together: never a stop between them. */
-	if (c->cap_units - c->n_units < 3)
+	/* Two units that belong together: never a stop between them. */
+	if (c->cap_units - c->n_units < 2)
 		stop(c, WALK_FULL);
-	put(c, o, WALK_MAKE(WALK_NODE, flags));
+	put(c, o, WALK_MAKE(WALK_NODE, WALK_NODE_ARG(size, flags)));
 	put(c, type, refcnt);
-	put(c, (u64)size, 0);
 	c->n_objects++;
 	c->phase = WALK_PHASE_BODY;
 
@@ -902,6 +902,7 @@ static uint32_t walk_rings(struct walk_ctx *c)
 		while (c->gc != head) {
 			u64 node = c->gc;
 
+			__builtin_prefetch((const void *)(ld64(node) & ~3UL));
 			if (c->n_objects >= c->max_objects)
 				return WALK_CAPPED;
 			emit_object(c, node + GC_HEAD, flags);
@@ -921,6 +922,8 @@ static uint32_t walk_rings(struct walk_ctx *c)
 static uint32_t walk_list(struct walk_ctx *c)
 {
 	for (; c->in_next < c->n_in; c->in_next++) {
+		if (c->in_next + AHEAD < c->n_in)
+			__builtin_prefetch((const void *)ld64(c->in + 8 * (c->in_next + AHEAD)));
 		if (c->n_objects >= c->max_objects)
 			return WALK_CAPPED;
 		emit_object(c, ld64(c->in + 8 * c->in_next), 0);

@@ -24,7 +24,8 @@
 #define PTRACE_SYSEMU 31
 #endif
 
-#define UNITS      (CHILD_UNITS_BYTES / sizeof(struct walk_unit))
+#define HALF       (CHILD_UNITS_BYTES / 2)
+#define UNITS      (HALF / sizeof(struct walk_unit))
 #define BATCH      (CHILD_BATCH_BYTES / sizeof(uint64_t))
 #define FAULTS_MAX 1000
 #define STUCK_NS   ((uint64_t)1000 * 1000000)
@@ -57,6 +58,15 @@ static void hurry(struct walker *w)
 	(void)setpriority(PRIO_PROCESS, (id_t)w->job->child, 5);
 }
 
+static int died(const struct walker *w, struct err *err)
+{
+	int r = guard_check(w->guard, err);
+
+	return r < 0 ? r
+		     : err_set(err, -EIO, "pid %d: its frozen copy died (out of memory, or killed)",
+			       (int)w->job->pid);
+}
+
 /* Next stop of the copy. -ETIME: it makes no progress. */
 static int await(struct walker *w, uint64_t limit_ns, int *ret_status, struct err *err)
 {
@@ -67,14 +77,7 @@ static int await(struct walker *w, uint64_t limit_ns, int *ret_status, struct er
 	r = stop_wait(j->wake, j->child, limit_ns, ret_status);
 	if (r == -ETIMEDOUT)
 		return -ETIME;
-	if (r == -ESRCH) {
-		r = guard_check(w->guard, err);
-		return r < 0 ? r
-			     : err_set(err, -EIO,
-				       "pid %d: its frozen copy died (out of memory, or killed)",
-				       (int)j->pid);
-	}
-	return r;
+	return r == -ESRCH ? died(w, err) : r;
 }
 
 /* ---- system calls in the copy: only these few, to map the walker ---- */
@@ -497,22 +500,24 @@ static int fault(struct walker *w, struct err *err)
 	return start(w, err);
 }
 
+/* A buffer is full, or it was the last: the walker gets the other one. */
 static int drain(struct walker *w, struct walk_ctx *c, struct err *err)
 {
-	const uint64_t zero = 0;
 	int r;
 
 	r = mem_read(w->job->child, w->ctx, c, RUN_PART);
 	if (r < 0 || c->n_units > UNITS)
 		return err_set(
 			err, -EIO, "pid %d: the walker in its copy is lost", (int)w->job->pid);
-	r = mem_read(w->job->child, w->units, w->local, c->n_units * sizeof(*w->local));
-	if (r == 0)
-		r = write_child(w->job, w->ctx + offsetof(struct walk_ctx, n_units), &zero, 8);
+	w->full = w->units + w->half * HALF;
+	w->n_full = c->n_units;
+	w->half ^= 1;
+	c->units = w->units + w->half * HALF;
+	c->n_units = 0;
+	r = write_child(w->job, w->ctx, c, RUN_PART);
 	if (r < 0)
 		return err_set(
-			err, r, "pid %d: cannot read its copy: %s", (int)w->job->pid, strerror(-r));
-	w->n_local = c->n_units;
+			err, r, "pid %d: cannot write into its copy: %s", (int)w->job->pid, strerror(-r));
 	if (!w->first_drain) {
 		w->first_drain = true;
 		job_die_at(w->job, STEP_CHILD_WALKING);
@@ -520,13 +525,16 @@ static int drain(struct walker *w, struct walk_ctx *c, struct err *err)
 	return 0;
 }
 
-/* What was drained into the graph, while the walker runs on. */
+/* What is in the full buffer into the graph, while the walker runs on. */
 static int take(struct walker *w, struct err *err)
 {
-	size_t n = w->n_local;
+	size_t n = w->n_full;
 	int r;
 
-	w->n_local = 0;
+	w->n_full = 0;
+	r = mem_read(w->job->child, w->full, w->local, n * sizeof(*w->local));
+	if (r < 0)
+		return died(w, err);
 	r = graph_take(w->graph, w->local, n);
 	if (r == -ENOMEM) {
 		snprintf(w->too_much, sizeof(w->too_much),
@@ -639,7 +647,7 @@ static void prepare(const struct walker *w, struct walk_ctx *c, uint32_t op)
 
 	memset(c, 0, sizeof(*c));
 	c->op = op;
-	c->units = w->units;
+	c->units = w->units + w->half * HALF;
 	c->cap_units = UNITS;
 	c->n_objects = w->graph->n_nodes;
 	c->max_objects = max ? max : UINT64_MAX;

@@ -6,17 +6,57 @@
 
 #include "daemon/util/macros.h"
 
+#define HUGE_FROM ((size_t)4 << 20) /* bytes of an array */
+
+/*
+ * Arrays. Large ones are mappings of huge pages, which the kernel moves instead of copying: while the
+ * copy lives, time is the target's, and a page fault for each 4 KiB takes longer than what is
+ * written there.
+ */
+static void *array_grow(void *at, size_t bytes, size_t more)
+{
+	void *m;
+
+	if (more < HUGE_FROM)
+		return realloc(at, more);
+	if (bytes >= HUGE_FROM) {
+		m = mremap(at, bytes, more, MREMAP_MAYMOVE);
+		return m == MAP_FAILED ? NULL : m;
+	}
+	m = mmap(NULL, more, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (m == MAP_FAILED)
+		return NULL;
+	(void)madvise(m, more, MADV_HUGEPAGE);
+	if (bytes)
+		memcpy(m, at, bytes);
+	free(at);
+	return m;
+}
+
+static void array_free(void *at, size_t bytes)
+{
+	if (bytes < HUGE_FROM)
+		free(at);
+	else
+		munmap(at, bytes);
+}
+
+static void free_objects(struct graph *g)
+{
+	array_free(g->nodes, g->cap_nodes * sizeof(*g->nodes));
+	array_free(g->edges, g->cap_edges * sizeof(*g->edges));
+	array_free(g->queue, g->cap_queue * sizeof(*g->queue));
+}
+
 void graph_release(struct graph *g)
 {
-	free(g->nodes);
-	free(g->edges);
-	free(g->types);
-	free(g->queue);
-	free(g->roots);
+	free_objects(g);
+	array_free(g->types, g->cap_types * sizeof(*g->types));
+	array_free(g->roots, g->cap_roots * sizeof(*g->roots));
 	free(g->holders);
 	u64map_release(&g->type_index);
 	u64map_release(&g->static_types);
-	u64map_release(&g->outside);
+	addrset_release(&g->outside);
 	u64map_release(&g->wanted);
 	u64map_release(&g->near);
 	memset(g, 0, sizeof(*g));
@@ -31,12 +71,11 @@ static int grow(struct graph *g, void *v, size_t n, size_t *cap, size_t size)
 	if (n < *cap)
 		return 0;
 	more = *cap ? *cap + *cap / 2 : 1024;
-	if (g->max_bytes && g->bytes + (more - *cap) * size +
-					    (g->outside.cap + g->near.cap) *
-						    sizeof(struct u64map_slot) >
+	if (g->max_bytes && g->bytes + (more - *cap) * size + addrset_bytes(&g->outside) +
+					    g->near.cap * sizeof(struct u64map_slot) >
 				    g->max_bytes)
 		return -ENOMEM;
-	bigger = realloc(*at, more * size);
+	bigger = array_grow(*at, *cap * size, more * size);
 	if (!bigger)
 		return -ENOMEM;
 	g->bytes += (more - *cap) * size;
@@ -93,10 +132,8 @@ static void finish_node(struct graph *g)
 
 void graph_restart(struct graph *g, enum graph_keep keep)
 {
-	free(g->nodes);
-	free(g->edges);
-	free(g->queue);
-	u64map_release(&g->outside);
+	free_objects(g);
+	addrset_release(&g->outside);
 	g->bytes -= g->cap_nodes * sizeof(*g->nodes) + g->cap_edges * sizeof(*g->edges) +
 		    g->cap_queue * sizeof(*g->queue);
 	g->nodes = NULL;
@@ -136,10 +173,11 @@ static int take_node(struct graph *g, const struct walk_unit *u)
 		grow(g, &g->nodes, g->n_nodes, &g->cap_nodes, sizeof(*g->nodes)) < 0)
 		return -ENOMEM;
 	n = &g->nodes[g->n_nodes++];
-	*n = (struct snapshot_node){.addr = u[0].a, .bytes = u[2].a, .type = type};
-	if (WALK_ARG(u[0].b) & WALK_NODE_TRACKED)
+	*n = (struct snapshot_node){
+		.addr = u[0].a, .bytes = WALK_NODE_SIZE(u[0].b), .type = type};
+	if (WALK_NODE_FLAGS(u[0].b) & WALK_NODE_TRACKED)
 		n->flags |= SNAPSHOT_NODE_TRACKED;
-	if (WALK_ARG(u[0].b) & WALK_NODE_YOUNG)
+	if (WALK_NODE_FLAGS(u[0].b) & WALK_NODE_YOUNG)
 		n->flags |= SNAPSHOT_NODE_YOUNG;
 	n->refcount = read_refcount(g->minor, u[1].b, &n->flags);
 	g->node_edges_at = g->n_edges;
@@ -148,14 +186,13 @@ static int take_node(struct graph *g, const struct walk_unit *u)
 
 int graph_want(struct graph *g, uint64_t addr)
 {
-	bool new;
+	int r;
 
 	if (!addr)
 		return 0;
-	if (!u64map_upsert(&g->outside, addr, 0, &new))
-		return -ENOMEM;
-	if (!new)
-		return 0;
+	r = addrset_add(&g->outside, addr);
+	if (r <= 0)
+		return r;
 	if (grow(g, &g->queue, g->n_queue, &g->cap_queue, sizeof(*g->queue)) < 0)
 		return -ENOMEM;
 	g->queue[g->n_queue++] = addr;
@@ -192,10 +229,10 @@ int graph_take(struct graph *g, const struct walk_unit *u, size_t n)
 		int r;
 
 		if (tag == WALK_NODE) {
-			if (n - i < 3)
+			if (n - i < 2)
 				return -EPROTO;
 			r = take_node(g, u + i);
-			i += 3;
+			i += 2;
 		} else if (tag == WALK_SKIP || tag == WALK_AGAIN) {
 			struct snapshot_node *last = g->n_nodes ? &g->nodes[g->n_nodes - 1] : NULL;
 

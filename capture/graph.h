@@ -14,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "daemon/util/addrset.h"
 #include "daemon/util/u64map.h"
 #include "include/pyleak/snapshot.h"
 #include "include/pyleak/walk.h"
@@ -46,8 +47,8 @@ struct graph {
 	size_t n_types, cap_types;
 	struct u64map type_index;   /* address -> index */
 	struct u64map static_types; /* whose dicts are roots already */
-	struct u64map outside;      /* object in no ring -> its node + 1, 0 while it waits */
-	uint64_t *queue;            /* of those that wait */
+	struct addrset outside;     /* objects in no ring: those that were queued */
+	uint64_t *queue;            /* in the order in which they were found; read up to queue_at */
 	size_t n_queue, cap_queue, queue_at;
 	struct snapshot_root *roots; /* name and edge_arg: string indexes */
 	size_t n_roots, cap_roots;

@@ -58,8 +58,8 @@ struct walk_unit {
 
 enum walk_tag {
 	/*
-	 * A node is three units: {address, tag | WALK_NODE_*}, {type, raw refcount word},
-	 * {shallow size in bytes, 0}. Its edges follow.
+	 * A node is two units: {address, tag | WALK_NODE_ARG(shallow size in bytes, WALK_NODE_*)},
+	 * {type, raw refcount word}. Its edges follow.
 	 */
 	WALK_NODE = 0x80,
 	/* {address, tag}: the node before is given up, forget its edges. */
@@ -84,6 +84,9 @@ enum walk_tag {
 
 #define WALK_NODE_TRACKED 1u
 #define WALK_NODE_YOUNG   2u
+#define WALK_NODE_ARG(size, flags) ((uint64_t)(size) << 2 | (flags))
+#define WALK_NODE_SIZE(b)          (WALK_ARG(b) >> 2)
+#define WALK_NODE_FLAGS(b)         (WALK_ARG(b) & 3)
 
 /* Names of members that have no name in the target's memory. */
 #define WALK_LABELS(X)                                                                             \

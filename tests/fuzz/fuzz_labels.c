@@ -172,13 +172,13 @@ static void resolve(struct view *v, uint32_t keys)
 	struct graph g = {.minor = python.layout.minor};
 	struct strings s = {0};
 	const uint64_t *w = (const uint64_t *)(const void *)heap;
-	struct walk_unit node[3] = {{0}}, edge;
+	struct walk_unit node[2] = {{0}}, edge;
 	int r = 0;
 
 	for (size_t i = 0; i < 32 && r == 0; i++) {
 		node[0] = (struct walk_unit){address(heap) + 64 * i, WALK_MAKE(WALK_NODE, 1)};
 		node[1] = (struct walk_unit){address(types[w[8 * i] % ARRAY_SIZE(types)].at), 1};
-		r = graph_take(&g, node, 3);
+		r = graph_take(&g, node, 2);
 		for (size_t k = 1; k < 8 && r == 0; k++) {
 			edge.a = w[8 * i + k];
 			edge.b = WALK_MAKE(1 + w[8 * k + i] % WALK_EDGE_GLOBALS, w[i + 9 * k]);

@@ -179,9 +179,9 @@ static void nothing_known_limits_nothing(void **state)
 /* ---- units ---- */
 
 #define NODE(addr, flags)                                                                          \
-	{addr, WALK_MAKE(WALK_NODE, flags)}, {0x1000, 3},                                          \
+	{addr, WALK_MAKE(WALK_NODE, WALK_NODE_ARG(64, flags))},                                    \
 	{                                                                                          \
-		64, 0                                                                              \
+		0x1000, 3                                                                          \
 	}
 
 static void nodes_and_edges(void **state)
@@ -207,6 +207,7 @@ static void nodes_and_edges(void **state)
 	assert_int_equal(g.n_edges, 4);
 	assert_int_equal(g.nodes[0].n_edges, 3);
 	assert_int_equal(g.nodes[0].flags, SNAPSHOT_NODE_TRACKED);
+	assert_int_equal(g.nodes[0].bytes, 64);
 	assert_int_equal(g.nodes[1].n_edges, 0);
 	assert_int_equal(g.nodes[1].flags, SNAPSHOT_NODE_TRACKED | SNAPSHOT_NODE_SKIPPED);
 	assert_int_equal(g.nodes[2].n_edges, 1);
@@ -229,12 +230,10 @@ static void neighbours_in_rounds(void **state)
 		NODE(0xb000, WALK_NODE_TRACKED),
 		{0xf000, WALK_MAKE(WALK_EDGE_INDEX, 0) | WALK_UNTRACKED},
 		{0xa000, WALK_MAKE(WALK_EDGE_INDEX, 1)},
-		{0xa000, WALK_MAKE(WALK_NODE, 0)},
+		{0xa000, WALK_MAKE(WALK_NODE, WALK_NODE_ARG(64, 0))},
 		{0x2000, 3},
-		{64, 0},
-		{0xd000, WALK_MAKE(WALK_NODE, 0)},
+		{0xd000, WALK_MAKE(WALK_NODE, WALK_NODE_ARG(64, 0))},
 		{0x2000, 3},
-		{64, 0},
 	};
 	const size_t n = sizeof(u) / sizeof(u[0]);
 	const int64_t more[] = {2, 1, 1, 0};
@@ -247,8 +246,8 @@ static void neighbours_in_rounds(void **state)
 	for (size_t i = 0; i < 4; i++) {
 		graph_restart(&g, GRAPH_NEAR);
 		/* in pieces, as buffers are drained */
-		assert_int_equal(graph_take(&g, u, 5 - 1), 0);
-		assert_int_equal(graph_take(&g, u + 4, n - 4), 0);
+		assert_int_equal(graph_take(&g, u, 3), 0);
+		assert_int_equal(graph_take(&g, u + 3, n - 3), 0);
 		assert_int_equal(graph_settle(&g), more[i]);
 	}
 	assert_int_equal(g.n_nodes, 4);
@@ -272,39 +271,39 @@ static void a_graph_has_its_limit(void **state)
 	int r = 0;
 
 	for (int i = 0; i < 100000 && r == 0; i++)
-		r = graph_take(&g, u, 3);
+		r = graph_take(&g, u, 2);
 	assert_int_equal(r, -ENOMEM);
 	assert_true(g.n_nodes > 1000 && g.cap_nodes * sizeof(*g.nodes) <= 200000);
 	graph_restart(&g, GRAPH_NODES);
 	assert_int_equal(g.bytes, g.cap_types * sizeof(*g.types));
-	assert_int_equal(graph_take(&g, u, 3), 0);
+	assert_int_equal(graph_take(&g, u, 2), 0);
 	graph_release(&g);
 }
 
 static void nonsense_is_refused(void **state)
 {
-	const struct walk_unit cut[] = {{0x10000, WALK_MAKE(WALK_NODE, 0)}, {0x1000, 3}};
+	const struct walk_unit cut[] = {{0x10000, WALK_MAKE(WALK_NODE, 0)}};
 	const struct walk_unit orphan[] = {{0x10000, WALK_MAKE(WALK_EDGE_PLAIN, 0)}};
 	const struct walk_unit stray[] = {NODE(0x10000, 0), {0x20000, WALK_MAKE(WALK_SKIP, 0)}};
 	const struct walk_unit unknown[] = {NODE(0x10000, 0), {0x20000, WALK_MAKE(0x7f, 0)}};
 	const struct walk_unit zero[] = {{0, 0}};
 	struct graph g = {.minor = 13};
 
-	assert_int_equal(graph_take(&g, cut, 2), -EPROTO);
+	assert_int_equal(graph_take(&g, cut, 1), -EPROTO);
 	assert_int_equal(graph_take(&g, orphan, 1), -EPROTO);
-	assert_int_equal(graph_take(&g, stray, 4), -EPROTO);
-	assert_int_equal(graph_take(&g, unknown, 4), -EPROTO);
+	assert_int_equal(graph_take(&g, stray, 3), -EPROTO);
+	assert_int_equal(graph_take(&g, unknown, 3), -EPROTO);
 	assert_int_equal(graph_take(&g, zero, 1), -EPROTO);
 	graph_release(&g);
 }
 
 static struct snapshot_node refcount_node(int minor, uint64_t raw)
 {
-	const struct walk_unit u[] = {{0x10000, WALK_MAKE(WALK_NODE, 0)}, {0x1000, raw}, {64, 0}};
+	const struct walk_unit u[] = {{0x10000, WALK_MAKE(WALK_NODE, 0)}, {0x1000, raw}};
 	struct graph g = {.minor = minor};
 	struct snapshot_node n;
 
-	assert_int_equal(graph_take(&g, u, 3), 0);
+	assert_int_equal(graph_take(&g, u, 2), 0);
 	n = g.nodes[0];
 	graph_release(&g);
 	return n;

@@ -9,6 +9,7 @@
 #include <netinet/in.h>
 
 #include "daemon/util/address.h"
+#include "daemon/util/addrset.h"
 #include "daemon/util/err.h"
 #include "daemon/util/u64map.h"
 #include "daemon/util/units.h"
@@ -141,6 +142,36 @@ static void map_agrees_with_array(void **state)
 	assert_null(u64map_get(&m, 16));
 }
 
+static void addresses_in_a_set(void **state)
+{
+	static bool truth[4 * ADDRSET_PAGE / 8];
+	const uint64_t base = 0x7f0000000000 - ADDRSET_PAGE;
+	struct addrset s = {0};
+	uint64_t seed = 7;
+
+	for (int i = 0; i < 20000; i++) {
+		size_t at;
+
+		seed = seed * 6364136223846793005ULL + 1442695040888963407ULL;
+		at = (size_t)(seed >> 33) % ARRAY_SIZE(truth);
+		assert_int_equal(addrset_add(&s, base + 8 * at), !truth[at]);
+		truth[at] = true;
+	}
+	/* far from each other: a page each */
+	for (uint64_t i = 1; i < 5000; i++)
+		assert_int_equal(addrset_add(&s, i << 24), 1);
+	for (uint64_t i = 1; i < 5000; i++)
+		assert_int_equal(addrset_add(&s, i << 24), 0);
+	assert_int_equal(s.n, 4 + 4999);
+	assert_true(addrset_bytes(&s) < 200 * s.n);
+	assert_int_equal(addrset_add(&s, base + 4), 0);
+	assert_int_equal(addrset_add(&s, UINT64_MAX - 7), 1);
+	assert_int_equal(addrset_add(&s, 8), 1);
+	addrset_release(&s);
+	assert_int_equal(addrset_add(&s, 8), 1);
+	addrset_release(&s);
+}
+
 static void addresses(void **state)
 {
 	static const struct {
@@ -193,6 +224,7 @@ int main(void)
 		cmocka_unit_test(times),
 		cmocka_unit_test(errors),
 		cmocka_unit_test(map_agrees_with_array),
+		cmocka_unit_test(addresses_in_a_set),
 		cmocka_unit_test(addresses),
 	};
 
