@@ -366,7 +366,6 @@ static int read_copy(
 		r = degrade(j, &w, v, err);
 	if (r < 0)
 		return r;
-	job_progress(j, "read %zu objects of pid %d's frozen copy", g->n_nodes, (int)j->pid);
 	r = roots_collect(g, v, s);
 	if (r < 0)
 		return err_set(err, r, "out of memory for the roots of pid %d", (int)j->pid);
@@ -379,6 +378,7 @@ static int read_copy(
 		if (r < 0)
 			return r;
 	}
+	job_progress(j, "read %zu objects of pid %d's frozen copy", g->n_nodes, (int)j->pid);
 	if (j->level < LEVEL_NEIGHBOURHOOD) /* else not all references are known */
 		r = holders_find(&w, g, v, s, err);
 	if (r < 0)

@@ -288,7 +288,7 @@ static struct governor_order decide(struct governor *g, const struct governor_lo
 	overdue = (double)(g->now_ns - g->since_ns) / (2.0 * (double)MAX(l->rest_ns, SECOND_NS));
 	if (g->scope == GOVERNOR_NOTHING && overdue > 1)
 		tail = (uint64_t)((double)tail * pow(0.5, overdue));
-	rest = MIN(l->rest_ns, SECOND_NS << MIN(g->misses, 8u)); /* soon again, at first */
+	rest = MIN(l->rest_ns, 2 * SECOND_NS << MIN(g->misses, 8u)); /* sooner, at first */
 	rested = g->now_ns - g->since_ns;
 	due = (l->wanted || rested >= rest) && may >= tail + USEFUL_NS;
 	if (due && (l->wanted || l->turn)) {
