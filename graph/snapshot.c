@@ -52,28 +52,39 @@ static int read_some(struct reader *r, void *to, size_t max, size_t *ret_n)
 }
 
 /* The next n bytes of the frame. */
+/* As much as one step gives; none of it at the end of the file. */
+static int decompress(struct reader *r, ZSTD_outBuffer *out)
+{
+	size_t left;
+
+	if (r->in.pos == r->in.size) {
+		int rc = read_some(r, r->buf, r->buf_size, &r->in.size);
+
+		if (rc < 0)
+			return rc;
+		r->in.pos = 0;
+	}
+	left = ZSTD_decompressStream(r->z, out, &r->in);
+	if (ZSTD_isError(left))
+		return err_set(r->err, -EBADMSG, "%s: damaged snapshot: %s; take the dump again",
+			r->name, ZSTD_getErrorName(left));
+	r->ended = left == 0;
+	return 0;
+}
+
 static int take(struct reader *r, void *to, size_t n)
 {
 	ZSTD_outBuffer out = {.dst = to, .size = n};
 
 	while (out.pos < out.size) {
-		size_t before = out.pos, left;
+		size_t before = out.pos;
 		int rc;
 
 		if (r->ended)
 			return damaged(r, "it ends too early");
-		if (r->in.pos == r->in.size) {
-			rc = read_some(r, r->buf, r->buf_size, &r->in.size);
-			if (rc < 0)
-				return rc;
-			r->in.pos = 0;
-		}
-		left = ZSTD_decompressStream(r->z, &out, &r->in);
-		if (ZSTD_isError(left))
-			return err_set(r->err, -EBADMSG,
-				"%s: damaged snapshot: %s; take the dump again", r->name,
-				ZSTD_getErrorName(left));
-		r->ended = left == 0;
+		rc = decompress(r, &out);
+		if (rc < 0)
+			return rc;
 		if (r->in.size == 0 && out.pos == before && !r->ended)
 			return damaged(r, "it was cut off");
 	}
@@ -104,24 +115,14 @@ static int check_end(struct reader *r)
 
 	while (!r->ended) {
 		ZSTD_outBuffer out = {.dst = &byte, .size = 1};
-		size_t left;
 
-		if (r->in.pos == r->in.size) {
-			rc = read_some(r, r->buf, r->buf_size, &r->in.size);
-			if (rc < 0)
-				return rc;
-			r->in.pos = 0;
-		}
-		left = ZSTD_decompressStream(r->z, &out, &r->in);
-		if (ZSTD_isError(left))
-			return err_set(r->err, -EBADMSG,
-				"%s: damaged snapshot: %s; take the dump again", r->name,
-				ZSTD_getErrorName(left));
+		rc = decompress(r, &out);
+		if (rc < 0)
+			return rc;
 		if (out.pos)
 			return damaged(r, "something follows its end");
-		if (r->in.size == 0 && left != 0)
+		if (r->in.size == 0 && !r->ended)
 			return damaged(r, "it was cut off");
-		r->ended = left == 0;
 	}
 	if (r->in.pos < r->in.size)
 		return damaged(r, "something follows its end");
