@@ -39,7 +39,7 @@ sys.path[:0] = [os.path.join(HERE, "../tests/matrix")]
 import builds  # noqa: E402
 
 PYTHON = "/usr/bin/python3"
-LONG, POLL, SHORT = 8.0, 10.5, 1.5  # seconds of a stretch
+LONG, POLL, SHORT, SETTLED = 8.0, 10.5, 1.5, 60.0  # seconds of a stretch
 TWINS = {0}  # the CPU of those that are measured; everything else runs on the others
 CONNECTIONS = 4
 SERVERS = ("http", "echo")
@@ -51,6 +51,7 @@ TITLES = {"json": "JSON and dataclasses", "storm": "allocation storm, `A()` in a
 # name: (title, seconds, how)
 WAYS = {
     "default": ("pyleak, default (1 %)", LONG, "daemon"),
+    "settled": ("pyleak, default, from its second minute on", SETTLED, "settled"),
     "five": ("pyleak, budget.cpu 5 %", SHORT, "daemon"),
     "unlimited": ("pyleak, unlimited: every birth and death", SHORT, "daemon"),
     "objgraph": ("objgraph.growth() every 10 s", POLL, "process"),
@@ -299,11 +300,14 @@ class Round:
         _, seconds, how = WAYS[way]
         p = twins.all[which]
         alone = twins.run(seconds)[which] if how == "bpftrace" else None
+        budget = {"five": "5%", "unlimited": "unlimited"}.get(way)
         watcher = Bpftrace(p) if how == "bpftrace" else Daemon(
-            self.args.build, [p.pid], {"default": None, "five": "5%", "unlimited": "unlimited"}[way])
+            self.args.build, [p.pid], budget)
         try:
+            if how == "settled":
+                twins.run(seconds)
             out = twins.run(seconds)
-            status = watcher.status() if how == "daemon" else None
+            status = watcher.status() if how != "bpftrace" else None
             if status and status["targets"]:
                 out[which]["reported"] = status["targets"][0]["overhead_percent"]
             # Its breakpoints are in every process of the file: held against the time before.
@@ -313,7 +317,7 @@ class Round:
 
     def run(self):
         out = {}
-        within = [w for w in self.args.ways if WAYS[w][2] in ("daemon", "bpftrace")]
+        within = [w for w in self.args.ways if WAYS[w][2] in ("daemon", "settled", "bpftrace")]
         outside = [w for w in self.args.ways if WAYS[w][2] in ("process", "root")]
         random.shuffle(within)
         random.shuffle(outside)
@@ -472,7 +476,8 @@ def measure(args):
     missing = {"bpftrace": not shutil.which("bpftrace"),
                "objgraph": not importlib.util.find_spec("objgraph"),
                "memray": not root, "memray-python": not root}
-    args.ways = [w for w in args.way or WAYS if not missing.get(w)]
+    # two minutes a round: by name only
+    args.ways = [w for w in args.way or WAYS if not missing.get(w) and (args.way or w != "settled")]
     for way, package in (("bpftrace", "bpftrace"), ("objgraph", "python3-objgraph")):
         if missing[way]:
             print(f"left out: {way} is not there: apt-get install {package}", file=sys.stderr)
