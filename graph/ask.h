@@ -11,9 +11,6 @@
 
 #include "graph/explain.h"
 
-#define ASK_ADDRS_MAX 64
-#define ASK_TYPES_MAX 64
-
 enum ask_verb {
 	ASK_CHAIN,
 	ASK_BACKREFS,
@@ -29,12 +26,15 @@ enum ask_verb {
 
 struct ask {
 	enum ask_verb verb;
-	const char *types[ASK_TYPES_MAX];
-	uint64_t addrs[ASK_ADDRS_MAX];
+	struct graph *g;         /* is indexed on the way */
+	const json_t *meta;      /* its snapshot's description, an object, or NULL */
+	const struct graph *before;   /* of ASK_DIFF: the older one */
+	const json_t *before_meta;
+	const char *const *types;
+	const uint64_t *addrs;
 	size_t n_types, n_addrs;
 	uint32_t max_depth, too_many;
 	uint64_t limit; /* of a list; 0: none */
-	const char *name;
 	/* Looked at now and then: when it is not 0, what is known so far is the answer. May be NULL. */
 	const volatile sig_atomic_t *stop;
 	void (*progress)(const char *what); /* may be NULL */
@@ -47,9 +47,7 @@ struct ask {
 	struct explanation *x;   /* out, of chain, for the page; may be NULL */
 };
 
-/* g is indexed on the way; before is the older one of ASK_DIFF, else NULL. meta and before_meta
- * (objects or NULL) are the snapshots' descriptions. -ENOENT, -ENOMEM, -EIO. */
-int ask(struct ask *q, struct graph *g, const json_t *meta, const struct graph *before,
-	const json_t *before_meta, struct err *err);
+/* -ENOENT, -ENOMEM, -EIO. */
+int ask(struct ask *q, struct err *err);
 
 #endif

@@ -1,22 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 #include "graph/ask_main.h"
 
-#include <getopt.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #include "daemon/util/log.h"
-#include "daemon/util/units.h"
+#include "graph/arguments.h"
 #include "graph/ask.h"
 #include "graph/report.h"
 #include "graph/worker.h"
 #include "include/pyleak/control.h"
 
-#define SVG_MAX    (64u << 20)
-
-#define DEPTH_DEFAULT    UINT32_MAX
-#define DEPTH_OF_WEB     3 /* as objgraph's */
-#define TOO_MANY_OF_WEB  10
+#define SVG_MAX         (64u << 20)
+#define DEPTH_OF_WEB    3 /* as objgraph's */
+#define TOO_MANY_OF_WEB 10
 
 static const char *const verbs[] = {
 	[ASK_CHAIN] = "chain",
@@ -33,117 +30,46 @@ static const char *const verbs[] = {
 
 struct job {
 	struct ask q;
+	struct arguments args;
 	const char *format; /* NULL: only the answer */
-	const char *names[2];
-	uint64_t memory_bytes, cpu_seconds;
+	char **names;
 };
 
 /* ---- the command line ---------------------------------------------------------------------- */
 
-static int usage(const char *fmt, const char *what)
-{
-	char text[256];
-
-	snprintf(text, sizeof(text), fmt, what);
-	log_error("%s", text);
-	return EXIT_USAGE;
-}
-
-static bool parse_number(const char *s, int base, uint64_t max, uint64_t *ret)
-{
-	char *rest;
-
-	errno = 0;
-	*ret = strtoull(s, &rest, base);
-	return *s && *s != '-' && !*rest && !errno && *ret <= max;
-}
-
-static int take_option(struct job *j, int option, const char *arg)
-{
-	struct ask *q = &j->q;
-	uint64_t n;
-
-	switch (option) {
-	case 'T':
-		if (q->n_types == ASK_TYPES_MAX)
-			return usage("--type: more than %s types", "64");
-		q->types[q->n_types++] = arg;
-		return -1;
-	case 'a':
-		if (q->n_addrs == ASK_ADDRS_MAX)
-			return usage("--addr: more than %s addresses", "64");
-		if (!parse_number(arg, 0, UINT64_MAX, &q->addrs[q->n_addrs]))
-			return usage("--addr: '%.100s' is not an address like 0x7f12a4c0d0e0", arg);
-		q->n_addrs++;
-		return -1;
-	case 'd':
-		if (!parse_number(arg, 10, 1000, &n))
-			return usage("--max-depth: '%.100s' is not a number up to 1000", arg);
-		q->max_depth = (uint32_t)n;
-		return -1;
-	case 'm':
-		if (!parse_number(arg, 10, 1000, &n) || n < 1)
-			return usage("--too-many: '%.100s' is not a number from 1 to 1000", arg);
-		q->too_many = (uint32_t)n;
-		return -1;
-	case 'n':
-		if (!parse_number(arg, 10, UINT32_MAX, &q->limit))
-			return usage("-n: '%.100s' is not a number", arg);
-		return -1;
-	case 'f':
-		j->format = arg;
-		return -1;
-	case 'M':
-		if (parse_size(arg, &j->memory_bytes) < 0)
-			return usage("--memory: '%.100s' is not a size like 4GiB", arg);
-		return -1;
-	case 'C':
-		if (parse_duration(arg, &n) < 0)
-			return usage("--cpu: '%.100s' is not a duration like 80s", arg);
-		j->cpu_seconds = n ? MAX(n / 1000000000u, 1u) : 0;
-		return -1;
-	default:
-		return usage("ask: option not known%s", "");
-	}
-}
-
+/* As arguments_parse(). */
 static int parse(struct job *j, int argc, char **argv)
 {
-	static const struct option options[] = {
-		{"type", required_argument, NULL, 'T'},
-		{"addr", required_argument, NULL, 'a'},
-		{"max-depth", required_argument, NULL, 'd'},
-		{"too-many", required_argument, NULL, 'm'},
-		{"limit", required_argument, NULL, 'n'},
-		{"format", required_argument, NULL, 'f'},
-		{"memory", required_argument, NULL, 'M'},
-		{"cpu", required_argument, NULL, 'C'},
-		{NULL, 0, NULL, 0},
-	};
-	int c, rc, n;
+	struct arguments *a = &j->args;
+	struct ask *q = &j->q;
+	int rc = arguments_parse(a, ARGUMENTS_ASK, argc, argv), n = 0;
 
-	opterr = 0;
-	while ((c = getopt_long(argc, argv, "", options, NULL)) != -1) {
-		rc = take_option(j, c, optarg);
-		if (rc >= 0)
-			return rc;
+	if (rc >= 0)
+		return rc;
+	while (n < (int)ARRAY_SIZE(verbs) && a->n_words && strcmp(verbs[n], a->words[0]) != 0)
+		n++;
+	if (!a->n_words || n == (int)ARRAY_SIZE(verbs)) {
+		log_error("ask: %.100s is no question", a->n_words ? a->words[0] : "nothing");
+		return EXIT_USAGE;
 	}
-	if (optind == argc)
-		return usage("ask: the verb is missing%s", "");
-	for (n = 0; n < (int)ARRAY_SIZE(verbs) && strcmp(verbs[n], argv[optind]); n++)
-		;
-	if (n == (int)ARRAY_SIZE(verbs))
-		return usage("ask: '%.100s' is no question", argv[optind]);
-	j->q.verb = (enum ask_verb)n;
-	if (j->q.max_depth == DEPTH_DEFAULT)
-		j->q.max_depth = j->q.verb == ASK_CHAIN ? 0 : DEPTH_OF_WEB;
-	if (!j->q.too_many && j->q.verb != ASK_CHAIN)
-		j->q.too_many = TOO_MANY_OF_WEB;
-	n = argc - ++optind;
-	if (n != (j->q.verb == ASK_DIFF ? 2 : 1))
-		return usage("ask %s: the number of snapshots is wrong", verbs[j->q.verb]);
-	for (int i = 0; i < n; i++)
-		j->names[i] = argv[optind + i];
+	*q = (struct ask){.verb = (enum ask_verb)n,
+		.types = a->types,
+		.n_types = a->n_types,
+		.addrs = a->addrs,
+		.n_addrs = a->n_addrs,
+		.max_depth = a->max_depth,
+		.too_many = a->too_many,
+		.limit = a->limit};
+	if (q->max_depth == ARGUMENTS_DEPTH_ANY)
+		q->max_depth = q->verb == ASK_CHAIN ? 0 : DEPTH_OF_WEB;
+	if (!q->too_many && q->verb != ASK_CHAIN)
+		q->too_many = TOO_MANY_OF_WEB;
+	if (a->n_words - 1 != (q->verb == ASK_DIFF ? 2 : 1)) {
+		log_error("ask %s: the number of snapshots is wrong", verbs[q->verb]);
+		return EXIT_USAGE;
+	}
+	j->names = a->words + 1;
+	j->format = a->format;
 	return -1;
 }
 
@@ -174,7 +100,7 @@ static int load(
 
 	on_progress("reading the snapshot");
 	rc = snapshot_load(
-		&s, ASK_SNAPSHOT_FD + i, j->names[i], j->memory_bytes / share * 3, err);
+		&s, ASK_SNAPSHOT_FD + i, j->names[i], j->args.memory_bytes / share * 3, err);
 	if (rc < 0)
 		return rc;
 	*ret_meta = description(&s);
@@ -248,8 +174,12 @@ static int answer(const struct worker *w, int talk, struct err *err)
 	rc = load(j, 0, diff ? &before : &g, diff ? &before_meta : &meta, err);
 	if (rc == 0 && diff)
 		rc = load(j, 1, &g, &meta, err);
+	q->g = &g;
+	q->meta = meta;
+	q->before = &before;
+	q->before_meta = before_meta;
 	if (rc == 0)
-		rc = ask(q, &g, meta, diff ? &before : NULL, before_meta, err);
+		rc = ask(q, err);
 	graph_release(&g);
 	if (rc == 0 && is_picture(j->format))
 		rc = draw(j, talk, err);
@@ -262,9 +192,7 @@ static int answer(const struct worker *w, int talk, struct err *err)
 
 int ask_main(int argc, char **argv)
 {
-	static struct job j = {.q = {.max_depth = DEPTH_DEFAULT},
-		.memory_bytes = WORKER_MEMORY_DEFAULT,
-		.cpu_seconds = WORKER_CPU_DEFAULT_S};
+	static struct job j;
 	struct worker w = {.dot_fd = -1, .picture_fd = ASK_OUTPUT_FD, .answer = answer, .arg = &j};
 	struct worker_outcome o;
 	int rc = parse(&j, argc, argv);
@@ -272,8 +200,8 @@ int ask_main(int argc, char **argv)
 	if (rc >= 0)
 		return rc;
 	w.name = j.names[0];
-	w.memory_bytes = j.memory_bytes;
-	w.cpu_seconds = j.cpu_seconds;
+	w.memory_bytes = j.args.memory_bytes;
+	w.cpu_seconds = j.args.cpu_seconds;
 	w.format = is_picture(j.format) ? j.format : "svg";
 	if (j.format && !strcmp(j.format, "dot")) {
 		w.dot_fd = ASK_OUTPUT_FD;

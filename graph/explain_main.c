@@ -10,7 +10,6 @@
  * What is read is hostile: see worker.h for who looks at it.
  */
 #include <fcntl.h>
-#include <getopt.h>
 #include <libgen.h>
 #include <limits.h>
 #include <signal.h>
@@ -18,7 +17,7 @@
 #include <sys/stat.h>
 
 #include "daemon/util/log.h"
-#include "daemon/util/units.h"
+#include "graph/arguments.h"
 #include "graph/ask_main.h"
 #include "graph/explain.h"
 #include "graph/render.h"
@@ -26,7 +25,6 @@
 #include "graph/worker.h"
 #include "include/pyleak/control.h"
 
-#define TYPES_MAX  256
 #define GROWTH_MAX (1u << 20)
 #define SVG_MAX    (64u << 20) /* 300 nodes make some 300 KiB */
 
@@ -40,155 +38,13 @@ static const char *const file_names[N_FILES] = {
 };
 
 struct job {
-	const char *dir, *id, *trigger, *types[TYPES_MAX];
+	struct arguments args;
+	const char *dir;
 	char final_dir[PATH_MAX];
-	uint64_t grown[TYPES_MAX];
-	size_t n_types, max_paths;
-	uint64_t memory_bytes, cpu_seconds;
 	char snapshot_name[PATH_MAX + 16];
 	int dir_fd, snapshot_fd, growth_fd, fd[N_FILES];
 	bool made[N_FILES];
 };
-
-/* ---- the command line ---------------------------------------------------------------------- */
-
-static const struct {
-	struct option o;
-	const char *arg, *help;
-} options[] = {
-	{{"id", required_argument, NULL, 'i'}, "ID", "the dump's id (default: the folder's name)"},
-	{{"trigger", required_argument, NULL, 't'}, "KIND",
-		"manual, verdict, threshold, alert or timer (default: manual)"},
-	{{"type", required_argument, NULL, 'T'}, "TYPE",
-		"explain this type: module.QualName, a glob or a short name; may be repeated"},
-	{{"grown", required_argument, NULL, 'g'}, "N",
-		"so many of the type before came since its growth began"},
-	{{"max-paths", required_argument, NULL, 'm'}, "N",
-		"show so many paths a type (default: 8)"},
-	{{"final-dir", required_argument, NULL, 'f'}, "PATH",
-		"where DIR will be when the answer is read (default: DIR)"},
-	{{"memory", required_argument, NULL, 'M'}, "SIZE", "memory limit, 0 for none"},
-	{{"cpu", required_argument, NULL, 'C'}, "TIME", "CPU time limit, 0 for none"},
-	{{"help", no_argument, NULL, 'h'}, NULL, "this text"},
-	{{"version", no_argument, NULL, 'V'}, NULL, "the version"},
-};
-
-static void help(void)
-{
-	puts("usage: pyleak-explain [OPTION]... DIR\n\n"
-	     "Explains what holds the objects of DIR/snapshot; writes chain.dot, chain.svg, "
-	     "dump.json\nand report.html into DIR.\n");
-	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
-		printf("  --%-10s %-5s %s\n", options[i].o.name,
-			options[i].arg ? options[i].arg : "", options[i].help);
-}
-
-static int usage(const char *fmt, const char *what)
-{
-	char text[512];
-
-	snprintf(text, sizeof(text), fmt, what);
-	log_error("%s; see --help", text);
-	return EXIT_USAGE;
-}
-
-static bool known_trigger(const char *s)
-{
-	static const char *const kinds[] = {"manual", "verdict", "threshold", "alert", "timer"};
-
-	for (size_t i = 0; i < ARRAY_SIZE(kinds); i++) {
-		if (strcmp(s, kinds[i]) == 0)
-			return true;
-	}
-	return false;
-}
-
-/* -1: go on; else the exit code. */
-static int take_option(struct job *j, int option, const char *arg)
-{
-	uint64_t ns;
-	char *end;
-	long n;
-
-	switch (option) {
-	case 'i':
-		j->id = arg;
-		return -1;
-	case 't':
-		if (!known_trigger(arg))
-			return usage(
-				"--trigger: '%.100s' is no trigger: manual, verdict, threshold, "
-				"alert or timer",
-				arg);
-		j->trigger = arg;
-		return -1;
-	case 'T':
-		if (j->n_types == TYPES_MAX)
-			return usage("--type: more than %s types", "256");
-		j->types[j->n_types++] = arg;
-		return -1;
-	case 'g':
-		errno = 0;
-		n = strtol(arg, &end, 10);
-		if (errno || !*arg || *end || n < 1 || !j->n_types)
-			return usage("--grown: '%.100s' is no number behind a --type", arg);
-		j->grown[j->n_types - 1] = (uint64_t)n;
-		return -1;
-	case 'm':
-		errno = 0;
-		n = strtol(arg, &end, 10);
-		if (errno || !*arg || *end || n < 1 || n > EXPLAIN_PATHS_MAX)
-			return usage("--max-paths: '%.100s' is not a number from 1 to 64", arg);
-		j->max_paths = (size_t)n;
-		return -1;
-	case 'f':
-		if (*arg != '/' || strlen(arg) >= sizeof(j->final_dir))
-			return usage("--final-dir: '%.100s' is not an absolute path", arg);
-		snprintf(j->final_dir, sizeof(j->final_dir), "%s", arg);
-		return -1;
-	case 'M':
-		if (parse_size(arg, &j->memory_bytes) < 0)
-			return usage("--memory: '%.100s' is not a size like 4GiB", arg);
-		return -1;
-	case 'C':
-		if (parse_duration(arg, &ns) < 0)
-			return usage("--cpu: '%.100s' is not a duration like 80s", arg);
-		j->cpu_seconds = ns ? MAX(ns / 1000000000u, 1u) : 0;
-		return -1;
-	case 'h':
-		help();
-		return EXIT_FINE;
-	case 'V':
-		puts("pyleak-explain " PYLEAK_VERSION);
-		return EXIT_FINE;
-	default:
-		return EXIT_USAGE;
-	}
-}
-
-static int parse_arguments(struct job *j, int argc, char **argv)
-{
-	struct option o[ARRAY_SIZE(options) + 1] = {{0}};
-	int c, rc;
-
-	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
-		o[i] = options[i].o;
-	opterr = 0;
-	while ((c = getopt_long(argc, argv, ":", o, NULL)) != -1) {
-		if (c == ':')
-			return usage("%.100s needs an argument", argv[optind - 1]);
-		if (c == '?')
-			return usage("%.100s is not an option", argv[optind - 1]);
-		rc = take_option(j, c, optarg);
-		if (rc >= 0)
-			return rc;
-	}
-	if (optind + 1 != argc)
-		return usage("%s", optind == argc ? "the folder with the snapshot is missing"
-						  : "one folder only");
-	j->dir = argv[optind];
-	return -1;
-}
 
 /* ---- files --------------------------------------------------------------------------------- */
 
@@ -268,16 +124,16 @@ static int load(const struct worker *w, struct answer *a, struct err *err)
 {
 	const struct job *j = w->arg;
 	_cleanup_(snapshot_release) struct snapshot s = {0};
-	struct explain_options o = {.types = j->types,
-		.grown = j->grown,
-		.n_types = j->n_types,
-		.max_paths = j->max_paths,
+	struct explain_options o = {.types = j->args.types,
+		.grown = j->args.grown,
+		.n_types = j->args.n_types,
+		.max_paths = j->args.max_paths,
 		.max_holders = EXPLAIN_HOLDERS,
 		.stop = worker_clock(w)};
 	struct graph g;
 	int rc;
 
-	rc = snapshot_load(&s, j->snapshot_fd, j->snapshot_name, j->memory_bytes / 4 * 3, err);
+	rc = snapshot_load(&s, j->snapshot_fd, j->snapshot_name, j->args.memory_bytes / 4 * 3, err);
 	if (rc < 0)
 		return rc;
 	a->meta = json_loads(s.meta, 0, NULL);
@@ -358,7 +214,7 @@ static int answer(const struct worker *w, int talk, struct err *err)
 	static struct answer a; /* ends with the process */
 	const struct job *j = w->arg;
 	struct explain_document doc = {
-		.id = j->id, .trigger = j->trigger, .svg_reason = "the picture was not finished"};
+		.id = j->args.id, .trigger = j->args.trigger, .svg_reason = "the picture was not finished"};
 	struct worker_outcome o = {0};
 	int rc;
 
@@ -397,8 +253,8 @@ static int answer(const struct worker *w, int talk, struct err *err)
 static int run(struct job *j)
 {
 	struct worker w = {.name = j->snapshot_name,
-		.memory_bytes = j->memory_bytes,
-		.cpu_seconds = j->cpu_seconds,
+		.memory_bytes = j->args.memory_bytes,
+		.cpu_seconds = j->args.cpu_seconds,
 		.dot_fd = j->fd[FILE_DOT],
 		.picture_fd = j->fd[FILE_SVG],
 		.format = "svg",
@@ -414,12 +270,7 @@ static int run(struct job *j)
 
 int main(int argc, char **argv)
 {
-	static struct job j = {.trigger = "manual",
-		.memory_bytes = WORKER_MEMORY_DEFAULT,
-		.cpu_seconds = WORKER_CPU_DEFAULT_S,
-		.dir_fd = -1,
-		.snapshot_fd = -1,
-		.growth_fd = -1};
+	static struct job j = {.dir_fd = -1, .snapshot_fd = -1, .growth_fd = -1};
 	char whole[PATH_MAX];
 	int rc;
 
@@ -431,19 +282,25 @@ int main(int argc, char **argv)
 	setenv("HOME", "/nonexistent", 1);
 	if (argc > 1 && !strcmp(argv[1], "ask"))
 		return ask_main(argc - 1, argv + 1);
-	rc = parse_arguments(&j, argc, argv);
+	rc = arguments_parse(&j.args, ARGUMENTS_DUMP, argc, argv);
 	if (rc >= 0)
 		return rc;
+	if (j.args.n_words != 1) {
+		log_error("%s; see --help", j.args.n_words ? "one folder only"
+							   : "the folder with the snapshot is missing");
+		return EXIT_USAGE;
+	}
+	j.dir = j.args.words[0];
 	rc = open_files(&j);
 	if (rc < 0) {
 		if (!realpath(j.dir, whole))
 			snprintf(whole, sizeof(whole), "%.4095s", j.dir);
-		if (!j.id)
-			j.id = strdup(basename(whole));
+		if (!j.args.id)
+			j.args.id = strdup(basename(whole));
 		if (!realpath(j.dir, whole))
 			snprintf(whole, sizeof(whole), "%.4095s", j.dir);
-		if (!*j.final_dir)
-			snprintf(j.final_dir, sizeof(j.final_dir), "%s", whole);
+		snprintf(j.final_dir, sizeof(j.final_dir), "%s",
+			j.args.final_dir ? j.args.final_dir : whole);
 		rc = run(&j);
 	}
 	if (rc != EXIT_FINE) {
