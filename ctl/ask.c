@@ -102,15 +102,18 @@ static const char *ending(const char *path)
 /* The ending, in small letters, if the question can answer in that format; else NULL. */
 static const char *format_of(const struct question *q, const char *path, char buf[32])
 {
-	const char *e = ending(path);
-	char wanted[34];
+	const char *e = ending(path), *known = q->formats;
 
 	if (!*e || strlen(e) > 30)
 		return NULL;
 	for (size_t i = 0; i <= strlen(e); i++)
 		buf[i] = (char)(e[i] >= 'A' && e[i] <= 'Z' ? e[i] | 0x20 : e[i]);
-	snprintf(wanted, sizeof(wanted), "%s ", buf);
-	return strstr(q->formats, wanted) ? buf : NULL;
+	while ((known = strstr(known, buf)) != NULL) {
+		if ((known == q->formats || known[-1] == ' ') && known[strlen(buf)] == ' ')
+			return buf;
+		known++;
+	}
+	return NULL;
 }
 
 /* A file without a name, near the one that it will be copied to: a large one has no place in
@@ -279,6 +282,10 @@ static int call(struct ctl *c, const struct asked *a, int answer, int output, si
 		argv[n++] = "--too-many";
 		argv[n++] = o->too_many;
 	}
+	if (o->deadline) {
+		argv[n++] = "--deadline";
+		argv[n++] = o->deadline;
+	}
 	argv[n++] = "--limit";
 	argv[n++] = a->limit;
 	if (a->format && strcmp(a->format, "json")) {
@@ -333,7 +340,7 @@ static int save(struct ctl *c, const struct asked *a, int answer)
 	if (save_file(is_answer ? answer : output, a->o->output, &bytes, &err) < 0)
 		return ctl_fail(c, EXIT_BROKEN, "%s", err.msg);
 	tell_saved(c, a->format, a->o->output, boxes, bytes);
-	return c->json ? show_answer(c, a->q, answer) : 0;
+	return c->json && a->q->show ? show_answer(c, a->q, answer) : 0;
 }
 
 static int run_question(struct ctl *c, const struct options *o, const struct question *q)
@@ -378,6 +385,38 @@ static int run_question(struct ctl *c, const struct options *o, const struct que
 	}
 	r = call(c, &a, answer, -1, &boxes);
 	return r ? r : show_answer(c, q, answer);
+}
+
+/* What the daemon has no file of is made from those that it has. */
+int ask_dump_file(
+	struct ctl *c, const struct options *o, const char *id, bool *ret_made, json_t **ret_result)
+{
+	static const struct question picture = {
+		.verb = "picture", .formats = "png pdf heapsnapshot "};
+	_cleanup_close_ int answer = -1;
+	_cleanup_(dump_close) struct dump dump = {id, -1};
+	struct asked a = {.q = &picture, .o = o, .limit = "0"};
+	char format[32];
+	int r;
+
+	a.format = format_of(&picture, o->output, format);
+	*ret_made = a.format != NULL;
+	if (!a.format)
+		return 0;
+	answer = memfd_create("answer", MFD_CLOEXEC);
+	if (answer < 0)
+		return ctl_fail(c, EXIT_BROKEN, "out of memory");
+	r = daemon_ask(c, "dumps.show",
+		json_pack("{s:s, s:s}", "id", id, "file",
+			strcmp(format, "heapsnapshot") ? "dot" : "snapshot"),
+		false, ret_result, &dump.fd);
+	if (r)
+		return r;
+	if (dump.fd < 0 || lseek(dump.fd, 0, SEEK_SET) < 0)
+		return ctl_fail(c, EXIT_BROKEN, "dump %s: pyleakd sent no file", id);
+	a.dumps[0] = dump;
+	a.dumps[1].fd = -1;
+	return save(c, &a, answer);
 }
 
 #define QUESTION(name, ...)                                                                        \

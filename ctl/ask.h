@@ -19,4 +19,9 @@ int ask_dominators(struct ctl *c, const struct options *o);
 int ask_leaking(struct ctl *c, const struct options *o);
 int ask_cycles(struct ctl *c, const struct options *o);
 
+/* `dumps show ID -o FILE` where the ending asks for a file that a dump does not have but can be made of
+ * those that it has: *ret_made says whether it was one; *ret_result is the daemon's answer. */
+int ask_dump_file(
+	struct ctl *c, const struct options *o, const char *id, bool *ret_made, json_t **ret_result);
+
 #endif

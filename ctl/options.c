@@ -38,6 +38,7 @@ static const struct option_row rows[] = {
 	[OPTION_INTERVAL] = {"--interval", "D", "growth.interval"},
 	[OPTION_WARMUP] = {"--warmup", "D", "growth.warmup"},
 	[OPTION_WINDOW] = {"--window", "D", "growth.window"},
+	[OPTION_DEADLINE] = {"--deadline", "D", "answer with what is known after so much CPU time (56s)"},
 	[OPTION_MIN_OBJECTS] = {"--min-objects", "N", "growth.min_objects"},
 };
 
@@ -166,6 +167,11 @@ static int set_option(struct options *o, enum option option, const char *value, 
 	case OPTION_TOO_MANY:
 		o->too_many = value;
 		return 0;
+	case OPTION_DEADLINE:
+		o->deadline = value;
+		if (parse_duration(value, &ns) == 0)
+			return 0;
+		return err_set(err, -EINVAL, "--deadline %s: give a duration (10s, 5m)", value);
 	default:
 		return 0;
 	}

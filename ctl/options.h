@@ -36,6 +36,7 @@ enum option {
 	OPTION_WARMUP,
 	OPTION_WINDOW,
 	OPTION_MIN_OBJECTS,
+	OPTION_DEADLINE,
 };
 #define OPTION_BIT(o) (1u << (o))
 
@@ -46,7 +47,7 @@ struct options {
 	unsigned n_types;
 	const char *addrs[OPTIONS_TYPES_MAX];
 	unsigned n_addrs;
-	const char *socket, *since, *step, *output, *max_depth, *too_many, *config;
+	const char *socket, *since, *step, *output, *max_depth, *too_many, *config, *deadline;
 	uint64_t interval_ns, warmup_ns, window_ns, min_objects;
 	int64_t n;
 	unsigned given; /* OPTION_BIT()s */

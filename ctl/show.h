@@ -27,6 +27,8 @@ void show_diff(struct ctl *c, const json_t *answer);
 void show_dominators(struct ctl *c, const json_t *answer);
 void show_leaking(struct ctl *c, const json_t *answer);
 void show_cycles(struct ctl *c, const json_t *answer);
+/* What is missing of an answer, or of the heap that it speaks of. */
+void show_truncated(struct ctl *c, const json_t *answer);
 /* A table, or that there was no memory for it. */
 void show_table(struct ctl *c, const struct table *t);
 /* Any object, key by key. */

@@ -50,12 +50,16 @@ static void tell_rest(struct ctl *c, const json_t *answer, const char *list, con
 			text_count(n, total - (json_int_t)shown), what);
 }
 
-static void tell_partial(struct ctl *c, const json_t *answer)
+void show_truncated(struct ctl *c, const json_t *answer)
 {
-	if (!json_is_true(json_object_get(answer, "partial")))
+	const json_t *truncated = json_object_get(answer, "truncated");
+	const char *reason = json_string_value(truncated)
+				     ?: json_string_value(json_object_get(truncated, "reason"));
+
+	if (!truncated || json_is_null(truncated))
 		return;
-	style_print(c->out, c->colour, STYLE_WARN, "not the whole heap");
-	fputs(": the capture was cut short\n", c->out);
+	style_print(c->out, c->colour, STYLE_WARN, "not whole");
+	fprintf(c->out, ": %s\n", reason ? ctl_clean(c, reason) : "no reason given");
 }
 
 void show_types(struct ctl *c, const json_t *answer)
@@ -77,7 +81,7 @@ void show_types(struct ctl *c, const json_t *answer)
 		text_json_count(a, json_object_get(answer, "objects")),
 		format_size(b, sizeof(b),
 			(uint64_t)json_integer_value(json_object_get(answer, "bytes"))));
-	tell_partial(c, answer);
+	show_truncated(c, answer);
 }
 
 static void object_table(struct ctl *c, const json_t *list, bool unexplained)
@@ -106,7 +110,7 @@ void show_instances(struct ctl *c, const json_t *answer)
 {
 	object_table(c, json_object_get(answer, "instances"), false);
 	tell_rest(c, answer, "instances", "objects");
-	tell_partial(c, answer);
+	show_truncated(c, answer);
 }
 
 void show_leaking(struct ctl *c, const json_t *answer)
@@ -130,7 +134,7 @@ void show_leaking(struct ctl *c, const json_t *answer)
 		fputc('\n', c->out);
 		object_table(c, json_object_get(answer, "leaking"), true);
 		tell_rest(c, answer, "leaking", "objects");
-	} else {
+	} else if (!json_is_null(json_object_get(answer, "total"))) {
 		fputs("no object has more references than the dump explains\n", c->out);
 	}
 	if (waiting > 0)
@@ -138,7 +142,7 @@ void show_leaking(struct ctl *c, const json_t *answer)
 			text_count(a, waiting),
 			format_size(b, sizeof(b),
 				(uint64_t)json_integer_value(json_object_get(unreachable, "bytes"))));
-	tell_partial(c, answer);
+	show_truncated(c, answer);
 }
 
 void show_cycles(struct ctl *c, const json_t *answer)
@@ -161,10 +165,10 @@ void show_cycles(struct ctl *c, const json_t *answer)
 			fprintf(c->out, "   and %s more\n",
 				text_count(a, n - (json_int_t)json_array_size(members)));
 	}
-	if (!json_array_size(list))
+	if (!json_array_size(list) && !json_is_null(json_object_get(answer, "total")))
 		fputs("no reference cycle waits for the garbage collector\n", c->out);
 	tell_rest(c, answer, "cycles", "cycles");
-	tell_partial(c, answer);
+	show_truncated(c, answer);
 }
 
 void show_diff(struct ctl *c, const json_t *answer)
@@ -205,7 +209,7 @@ void show_diff(struct ctl *c, const json_t *answer)
 		}
 		show_table(c, g);
 	}
-	tell_partial(c, answer);
+	show_truncated(c, answer);
 }
 
 void show_dominators(struct ctl *c, const json_t *answer)
@@ -213,7 +217,7 @@ void show_dominators(struct ctl *c, const json_t *answer)
 	static const char *const headings[] = {
 		">RETAINED", ">OBJECTS", "TYPE", "HOLDER", NULL};
 	static const char *const by_type[] = {
-		">RETAINED", ">OBJECTS", ">INSTANCES", "TYPE", NULL};
+		">RETAINED", ">OBJECTS", ">INSTANCES", ">BYTES", "TYPE", NULL};
 	const json_t *holders = json_object_get(answer, "holders"), *h;
 	const json_t *types = json_object_get(answer, "types");
 	_cleanup_table_ struct table *t = table_new(headings), *b = table_new(by_type);
@@ -225,16 +229,19 @@ void show_dominators(struct ctl *c, const json_t *answer)
 		text_cell(t, h, "type");
 		text_cell(t, h, "label");
 	}
-	show_table(c, t);
-	fputc('\n', c->out);
+	if (json_array_size(holders)) {
+		show_table(c, t);
+		fputc('\n', c->out);
+	}
 	json_array_foreach (types, i, h) {
 		size_cell(b, h, "retained_bytes");
 		count_cell(b, h, "retained_objects");
 		count_cell(b, h, "count");
+		size_cell(b, h, "bytes");
 		text_cell(b, h, "type");
 	}
 	show_table(c, b);
-	tell_partial(c, answer);
+	show_truncated(c, answer);
 }
 
 /* ---- around an object ----------------------------------------------------------------------- */
@@ -335,9 +342,7 @@ void show_web(struct ctl *c, const json_t *answer)
 	if (asked > shown)
 		fprintf(c->out, "and %s more objects of that sort: --too-many shows more\n",
 			text_count(a, asked - shown));
-	if (json_is_true(json_object_get(answer, "truncated")))
-		fputs("not all of it: ask with a smaller --max-depth or --too-many\n", c->out);
-	tell_partial(c, answer);
+	show_truncated(c, answer);
 	json_decref(t.nodes);
 	json_decref(t.edges);
 }

@@ -91,6 +91,7 @@ static void show_suspect(struct ctl *c, const json_t *suspect)
 {
 	const json_t *paths = json_object_get(suspect, "paths"), *path;
 	json_int_t more = json_integer_value(json_object_get(suspect, "other_instances"));
+	json_int_t unseen = json_integer_value(json_object_get(suspect, "unseen"));
 	const json_t *instances = json_object_get(suspect, "instances");
 	char count[TEXT_MAX];
 	size_t i;
@@ -104,16 +105,17 @@ static void show_suspect(struct ctl *c, const json_t *suspect)
 		else
 			show_path(c, path);
 	}
-	if (!json_array_size(paths) && json_integer_value(instances) > 0)
+	if (!json_array_size(paths) && json_integer_value(instances) > 0 && !unseen)
 		fputs("  nothing was found that holds them\n", c->out);
 	if (more > 0)
 		fprintf(c->out, "  %s more in other ways\n", text_count(count, more));
+	if (unseen > 0)
+		fprintf(c->out, "  %s not looked at: the time was up\n", text_count(count, unseen));
 }
 
 static void show_facts(struct ctl *c, const json_t *d)
 {
-	const json_t *truncated = json_object_get(d, "truncated"),
-		     *skipped = json_object_get(d, "skipped");
+	const json_t *skipped = json_object_get(d, "skipped");
 	const json_t *predicted = json_object_get(d, "predicted_pause_us");
 	const json_t *duration = json_object_get(d, "duration_ms");
 	char a[TEXT_MAX], b[TEXT_MAX];
@@ -137,14 +139,7 @@ static void show_facts(struct ctl *c, const json_t *d)
 	if (json_number_value(skipped) > 0)
 		fprintf(c->out, "%s objects could not be looked into and have no references here\n",
 			text_json_count(a, skipped));
-	if (truncated && !json_is_null(truncated)) {
-		const char *reason =
-			json_string_value(truncated)
-				?: json_string_value(json_object_get(truncated, "reason"));
-
-		style_print(c->out, c->colour, STYLE_WARN, "not the whole heap");
-		fprintf(c->out, ": %s\n", reason ? ctl_clean(c, reason) : "no reason given");
-	}
+	show_truncated(c, d);
 }
 
 void show_chain(struct ctl *c, const json_t *answer)
@@ -156,6 +151,7 @@ void show_chain(struct ctl *c, const json_t *answer)
 		fputs(i ? "\n" : "", c->out);
 		show_suspect(c, s);
 	}
+	show_truncated(c, answer);
 }
 
 void show_dump(struct ctl *c, const json_t *result)

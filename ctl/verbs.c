@@ -216,11 +216,10 @@ static int dumps_list(struct ctl *c, const struct options *o)
 	return ask_and_show(c, "dumps.list", json_object(), false, show_dumps);
 }
 
-/* Which file of a dump a name asks for, by its ending. PNG there is none: better that the daemon
- * says so than a snapshot in x.png. */
+/* Which file of a dump a name asks for, by its ending. */
 static const char *file_kind(const char *name)
 {
-	static const char *const kinds[] = {"svg", "png", "dot", "json", "html"};
+	static const char *const kinds[] = {"svg", "dot", "json", "html"};
 	const char *dot = strrchr(name, '.');
 
 	for (size_t i = 0; dot && i < ARRAY_SIZE(kinds); i++)
@@ -239,22 +238,30 @@ static void show_saved(struct ctl *c, const json_t *result)
 
 static int dumps_show(struct ctl *c, const struct options *o)
 {
-	json_t *args = with_text(json_object(), "id", o->words[1]);
+	const char *id = o->words[1];
 	_cleanup_(json_decrefp) json_t *result = NULL;
+	json_t *args;
 	_cleanup_close_ int fd = -1;
 	struct err err = {0};
 	char size[TEXT_MAX];
 	uint64_t bytes;
+	bool made;
 	int r;
 
 	if (!o->output)
-		return ask_and_show(c, "dumps.show", args, false, show_dump);
-	args = with_text(args, "file", file_kind(o->output));
+		return ask_and_show(c, "dumps.show", with_text(json_object(), "id", id), false, show_dump);
+	r = ask_dump_file(c, o, id, &made, &result);
+	if (r || made) {
+		if (!r && c->json)
+			print_json(c, result);
+		return r;
+	}
+	args = json_pack("{s:s, s:s}", "id", id, "file", file_kind(o->output));
 	r = daemon_ask(c, "dumps.show", args, false, &result, &fd);
 	if (r)
 		return r;
 	if (fd < 0)
-		return ctl_fail(c, EXIT_BROKEN, "dump %s: pyleakd sent no file", o->words[1]);
+		return ctl_fail(c, EXIT_BROKEN, "dump %s: pyleakd sent no file", id);
 	if (save_file(fd, o->output, &bytes, &err) < 0)
 		return ctl_fail(c, EXIT_BROKEN, "%s", err.msg);
 	if (c->json) {
@@ -329,7 +336,8 @@ static int run_dumps(struct ctl *c, const struct options *o)
 		c, EXIT_USAGE, "dumps %s: not known: dumps [list|show ID|path ID|rm ID]", name);
 }
 
-#define QUESTION_OPTIONS (OPTION_BIT(OPTION_N) | OPTION_BIT(OPTION_OUTPUT))
+#define QUESTION_OPTIONS                                                                           \
+	(OPTION_BIT(OPTION_N) | OPTION_BIT(OPTION_OUTPUT) | OPTION_BIT(OPTION_DEADLINE))
 #define PICTURE_OPTIONS                                                                            \
 	(OPTION_BIT(OPTION_TYPE) | OPTION_BIT(OPTION_ADDR) | OPTION_BIT(OPTION_MAX_DEPTH) |        \
 		OPTION_BIT(OPTION_TOO_MANY))
@@ -342,7 +350,8 @@ static const char dump_help[] = DUMP_HELP;
 static const char ask_help[] = DUMP_HELP
 	"The ending of FILE says what is written: .dot .svg .png .pdf (the picture), .json,\n"
 	".heapsnapshot (the whole heap, for Chrome's developer tools), and a chain's .html\n"
-	"(report). Without -o the picture opens in xdot on a display; elsewhere it is text.\n";
+	"(report). Without -o the picture opens in xdot on a display; elsewhere it is text.\n"
+	"An answer that takes too long (--deadline) is not whole and says so.\n";
 
 const struct verb verbs[] = {
 	{"status", "", "Shows the daemon and the processes it watches",
@@ -378,38 +387,38 @@ const struct verb verbs[] = {
 		1, run_dump},
 	{"dumps", "[list|show ID [-o FILE]|path ID|rm ID]", "Shows or removes the dumps on disk",
 		"\"show\" without -o explains the dump. With -o it writes one of its files to\n"
-		"FILE, by the ending of that name: .svg (picture), .dot, .json, .html (report),\n"
-		"else the snapshot. \"path\" prints the folder.\n",
+		"FILE, by the ending of that name: .svg .png .pdf (picture), .dot, .json, .html\n"
+		"(report), .heapsnapshot, else the snapshot. \"path\" prints the folder.\n",
 		OPTION_BIT(OPTION_OUTPUT), 0, 2, run_dumps},
-	{"chain", "DUMP (--type T | --addr A) [--max-depth N] [--too-many N] [-o FILE]",
+	{"chain", "DUMP (--type T | --addr A) [--max-depth N] [--too-many N] [--deadline D] [-o FILE]",
 		"Shows what holds the objects of a type, by path", ask_help,
 		QUESTION_OPTIONS | PICTURE_OPTIONS, 1, 1, ask_chain},
-	{"backrefs", "DUMP (--type T | --addr A) [--max-depth N] [--too-many N] [-o FILE]",
+	{"backrefs", "DUMP (--type T | --addr A) [--max-depth N] [--too-many N] [--deadline D] [-o FILE]",
 		"Shows what refers to objects, and to that, and so on", ask_help,
 		QUESTION_OPTIONS | PICTURE_OPTIONS, 1, 1, ask_backrefs},
-	{"refs", "DUMP (--type T | --addr A) [--max-depth N] [--too-many N] [-o FILE]",
+	{"refs", "DUMP (--type T | --addr A) [--max-depth N] [--too-many N] [--deadline D] [-o FILE]",
 		"Shows what objects refer to, and that, and so on", ask_help,
 		QUESTION_OPTIONS | PICTURE_OPTIONS, 1, 1, ask_refs},
-	{"types", "DUMP [--type T]... [-n N] [-o FILE]",
+	{"types", "DUMP [--type T]... [-n N] [--deadline D] [-o FILE]",
 		"Shows how many objects of each type there are, and their bytes", dump_help,
 		QUESTION_OPTIONS | OPTION_BIT(OPTION_TYPE), 1, 1, ask_types},
-	{"instances", "DUMP (--type T | --addr A) [-n N] [-o FILE]",
+	{"instances", "DUMP (--type T | --addr A) [-n N] [--deadline D] [-o FILE]",
 		"Lists the objects of a type with address, bytes and reference count", dump_help,
 		QUESTION_OPTIONS | OPTION_BIT(OPTION_TYPE) | OPTION_BIT(OPTION_ADDR), 1, 1,
 		ask_instances},
-	{"diff", "DUMP DUMP [-n N] [-o FILE]",
+	{"diff", "DUMP DUMP [-n N] [--deadline D] [-o FILE]",
 		"Shows what changed between two dumps: types, new objects, grown containers",
 		"The older dump comes first. NEW is the number of objects at addresses where\n"
 		"there was none of that type before.\n",
 		QUESTION_OPTIONS, 2, 2, ask_diff},
-	{"dominators", "DUMP [-n N] [-o FILE]",
+	{"dominators", "DUMP [-n N] [--deadline D] [-o FILE]",
 		"Shows which objects keep most memory alive, and which types",
 		"An object retains itself and all that would be freed with it.\n",
 		QUESTION_OPTIONS, 1, 1, ask_dominators},
-	{"leaking", "DUMP [-n N] [-o FILE]",
+	{"leaking", "DUMP [-n N] [--deadline D] [-o FILE]",
 		"Lists objects that have more references than anything explains: C code holds them",
 		dump_help, QUESTION_OPTIONS, 1, 1, ask_leaking},
-	{"cycles", "DUMP [--type T]... [-n N] [-o FILE]",
+	{"cycles", "DUMP [--type T]... [-n N] [--deadline D] [-o FILE]",
 		"Lists reference cycles that only the garbage collector can free", dump_help,
 		QUESTION_OPTIONS | OPTION_BIT(OPTION_TYPE), 1, 1, ask_cycles},
 	{"replay", "FILE [--config FILE] [--window D] ... [-o FILE.svg]",

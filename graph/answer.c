@@ -53,8 +53,40 @@ void answer_begin(const struct ask *q)
 		fputs(", \"partial\": true", q->json);
 }
 
+void answer_cut(struct ask *q, const char *level, const char *reason)
+{
+	if (q->cut_level)
+		return;
+	q->cut_level = level;
+	q->cut_reason = reason;
+}
+
+/* What is missing: of the answer, because the time was up, or else of the heap. */
+static void put_truncated(const struct ask *q)
+{
+	const json_t *t = json_object_get(q->meta, "truncated");
+
+	fputs(", \"truncated\": ", q->json);
+	if (q->cut_level) {
+		fputs("{\"level\": ", q->json);
+		answer_string(q->json, q->cut_level);
+		fputs(", \"reason\": ", q->json);
+		answer_string(q->json, q->cut_reason);
+		fputc('}', q->json);
+	} else if (json_is_object(t)) {
+		fputc('{', q->json);
+		answer_meta(q->json, "level", t, "level");
+		fputs(", ", q->json);
+		answer_meta(q->json, "reason", t, "reason");
+		fputc('}', q->json);
+	} else {
+		fputs("null", q->json);
+	}
+}
+
 int answer_end(const struct ask *q, struct err *err)
 {
+	put_truncated(q);
 	fputs("}\n", q->json);
 	if (fflush(q->json) != 0 || ferror(q->json))
 		return err_set(err, -EIO, "cannot write the answer: %s", strerror(errno));
@@ -181,7 +213,7 @@ void ways_release(struct ways *w)
 	reach_release(&w->r);
 }
 
-int ways_init(struct ways *w, const struct ask *q, struct err *err)
+int ways_init(struct ways *w, struct ask *q, struct err *err)
 {
 	int rc;
 
@@ -189,6 +221,8 @@ int ways_init(struct ways *w, const struct ask *q, struct err *err)
 	rc = reach_init(&w->r, q->g, err);
 	if (rc == 0)
 		rc = paths_ctx_new(&w->ctx, &w->r, err);
+	if (w->r.cut)
+		answer_cut(q, EXPLAIN_CUT_SEARCH);
 	return rc;
 }
 

@@ -25,6 +25,9 @@ void answer_note(const struct ask *q, const char *what);
 /* -ENOMEM, with a message. */
 int answer_no_memory(const struct ask *q, struct err *err);
 
+/* Notes what is missing because the time was up; the first time counts. */
+void answer_cut(struct ask *q, const char *level, const char *reason);
+
 /* The document's beginning, to which a `, "key": value` can be added, and its end. -EIO. */
 void answer_begin(const struct ask *q);
 int answer_end(const struct ask *q, struct err *err);
@@ -61,7 +64,8 @@ struct ways {
 	struct paths_ctx *ctx;
 };
 
-int ways_init(struct ways *w, const struct ask *q, struct err *err);
+/* -ENOMEM. Notes it when the search was cut. */
+int ways_init(struct ways *w, struct ask *q, struct err *err);
 void ways_release(struct ways *w);
 
 /* , "label": "app.cache.SESSIONS", or what the object is called, or its type's short name. -ENOMEM. */

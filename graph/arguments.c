@@ -12,7 +12,6 @@
 #include "daemon/util/macros.h"
 #include "daemon/util/units.h"
 #include "graph/explain.h"
-#include "graph/worker.h"
 #include "include/pyleak/control.h"
 
 #define DEPTH_MAX 1000
@@ -41,6 +40,8 @@ static const struct row {
 		"where DIR will be when the answer is read (default: DIR)"},
 	{"memory", "SIZE", 'M', ARGUMENTS_DUMP | ARGUMENTS_ASK, "memory limit, 0 for none"},
 	{"cpu", "TIME", 'C', ARGUMENTS_DUMP | ARGUMENTS_ASK, "CPU time limit, 0 for none"},
+	{"deadline", "TIME", 'D', ARGUMENTS_DUMP | ARGUMENTS_ASK,
+		"answer with what is known after so much CPU time (default: 70 % of --cpu)"},
 	{"help", NULL, 'h', ARGUMENTS_DUMP | ARGUMENTS_ASK, "this text"},
 	{"version", NULL, 'V', ARGUMENTS_DUMP | ARGUMENTS_ASK, "the version"},
 };
@@ -162,7 +163,12 @@ static int take(struct arguments *a, int letter, const char *arg)
 	case 'C':
 		if (parse_duration(arg, &n) < 0)
 			return usage("--cpu: '%.100s' is not a duration like 80s", arg);
-		a->cpu_seconds = n ? MAX(n / 1000000000u, 1u) : 0;
+		a->time = worker_time_limit(n);
+		return -1;
+	case 'D':
+		if (parse_duration(arg, &n) < 0)
+			return usage("--deadline: '%.100s' is not a duration like 30s", arg);
+		a->time = worker_time_to_answer(n);
 		return -1;
 	case 'h':
 		help();
@@ -184,7 +190,7 @@ int arguments_parse(struct arguments *a, enum arguments_use use, int argc, char 
 	*a = (struct arguments){.trigger = "manual",
 		.max_depth = ARGUMENTS_DEPTH_ANY,
 		.memory_bytes = WORKER_MEMORY_DEFAULT,
-		.cpu_seconds = WORKER_CPU_DEFAULT_S};
+		.time = worker_time_limit(WORKER_CPU_DEFAULT_NS)};
 	for (size_t i = 0; i < ARRAY_SIZE(rows); i++) {
 		if (rows[i].uses & (int)use)
 			options[n++] = (struct option){rows[i].name,

@@ -10,6 +10,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "graph/worker.h"
+
 #define ARGUMENTS_TYPES_MAX 256
 #define ARGUMENTS_ADDRS_MAX 64
 #define ARGUMENTS_DEPTH_ANY UINT32_MAX
@@ -27,7 +29,8 @@ struct arguments {
 	size_t n_types, n_addrs, max_paths;
 	uint32_t max_depth, too_many; /* ARGUMENTS_DEPTH_ANY, 0: not given */
 	uint64_t limit;
-	uint64_t memory_bytes, cpu_seconds;
+	uint64_t memory_bytes;
+	struct worker_time time;
 	char **words; /* what is no option */
 	int n_words;
 };

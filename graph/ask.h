@@ -7,7 +7,6 @@
 #define PYLEAK_GRAPH_ASK_H
 
 #include <jansson.h>
-#include <signal.h>
 
 #include "graph/explain.h"
 
@@ -35,14 +34,14 @@ struct ask {
 	size_t n_types, n_addrs;
 	uint32_t max_depth, too_many;
 	uint64_t limit; /* of a list; 0: none */
-	/* Looked at now and then: when it is not 0, what is known so far is the answer. May be NULL. */
-	const volatile sig_atomic_t *stop;
 	void (*progress)(const char *what); /* may be NULL */
 
 	FILE *json;
 	FILE *dot;  /* of chain, backrefs and refs; may be NULL */
 	bool drawn; /* dot is for Graphviz, which must come to an end, and for eyes */
 	FILE *heap; /* ASK_EXPORT: the .heapsnapshot */
+	/* Out: what is missing of the answer and why, when the time was up (graph.h, stop); or NULL. */
+	const char *cut_level, *cut_reason;
 	size_t nodes;            /* out: boxes in dot */
 	struct explanation *x;   /* out, of chain, for the page; may be NULL */
 };

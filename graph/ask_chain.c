@@ -149,7 +149,6 @@ int ask_chain(struct ask *q, struct err *err)
 		.max_paths = q->too_many,
 		.max_steps = q->max_depth,
 		.max_holders = q->x ? EXPLAIN_HOLDERS : 0,
-		.stop = q->stop,
 		.partial = json_is_object(json_object_get(q->meta, "truncated"))};
 	_cleanup_free_ char *caption = report_caption(q->meta);
 	int rc;

@@ -35,6 +35,9 @@ int ask_cycles(struct ask *q, struct err *err)
 		rc = cycles_find(&c, &r, err);
 	if (rc < 0)
 		return rc;
+	if (c.cut)
+		answer_cut(q, "cycles",
+			"the time was up before all cycles were found: ask with a longer --deadline");
 	answer_begin(q);
 	fputs(", \"cycles\": [", q->json);
 	for (uint32_t i = 0; i < c.n_cycles; i++) {
@@ -50,6 +53,9 @@ int ask_cycles(struct ask *q, struct err *err)
 		fputs(answer_separator(n++), q->json);
 		put_cycle(q, g, &c, &c.cycles[i]);
 	}
-	fprintf(q->json, "], \"total\": %" PRIu64, total);
+	if (c.cut)
+		fputs("], \"total\": null", q->json);
+	else
+		fprintf(q->json, "], \"total\": %" PRIu64, total);
 	return answer_end(q, err);
 }

@@ -20,6 +20,7 @@ struct comparison {
 	uint32_t *change_of; /* by type number of the newer one */
 	struct change *changes;
 	size_t n_changes;
+	bool cut; /* the time was up: which objects are new is not known */
 };
 
 static void comparison_release(struct comparison *c)
@@ -136,20 +137,22 @@ static uint32_t find_older(const struct comparison *c, const struct graph *g,
 		       : GRAPH_NONE;
 }
 
-static int put_grown(const struct ask *q, const struct comparison *c, struct err *err)
+static int put_grown(struct ask *q, const struct comparison *c, struct err *err)
 {
 	const struct graph *g = q->g, *old = q->before;
 	_cleanup_(ways_release) struct ways w = {0};
 	_cleanup_(most_release) struct most m = {0};
+	bool cut = false;
 	int rc = ways_init(&w, q, err);
 
 	if (rc < 0)
 		return rc;
 	if (most_init(&m, MIN(q->limit ? q->limit : GROWN_MAX, GROWN_MAX), g->n_nodes) < 0)
 		return answer_no_memory(q, err);
-	for (uint32_t i = 0; i < g->n_nodes; i++) {
+	for (uint32_t i = 0; i < g->n_nodes && !cut; i++) {
 		uint32_t then, now_items, then_items;
 
+		cut = graph_stopped(g, i);
 		/* Before the two are counted: it can only have grown if it has more references. */
 		if (g->first[i + 1] == g->first[i])
 			continue;
@@ -162,6 +165,10 @@ static int put_grown(const struct ask *q, const struct comparison *c, struct err
 		if (now_items > then_items)
 			most_add(&m, now_items - then_items, i);
 	}
+	if (cut)
+		answer_cut(q, "containers",
+			"the time was up before all grown containers were found: --deadline gives it "
+			"--deadline");
 	most_sort(&m);
 	fputs(", \"containers\": [", q->json);
 	for (size_t i = 0; i < m.n; i++) {
@@ -192,11 +199,12 @@ static int compare(struct comparison *c, const struct graph *g,
 		rc = match_types(c, g, old, &now, &then);
 	if (rc == 0 && one_process)
 		rc = index_addrs(c, old);
-	for (uint32_t i = 0; i < g->n_nodes && rc == 0 && one_process; i++) {
+	for (uint32_t i = 0; i < g->n_nodes && rc == 0 && one_process && !c->cut; i++) {
 		uint32_t change = c->change_of[g->same_name[g->s.nodes[i].type]];
 
 		if (find_older(c, g, old, i) == GRAPH_NONE)
 			c->changes[change].new++;
+		c->cut = graph_stopped(g, i);
 	}
 	qsort(c->changes, c->n_changes, sizeof(*c->changes), by_new);
 	return rc;
@@ -217,6 +225,10 @@ int ask_diff(struct ask *q, struct err *err)
 	answer_note(q, "comparing");
 	if (compare(&c, g, old, one_process) < 0)
 		return answer_no_memory(q, err);
+	if (c.cut)
+		answer_cut(q, "comparison",
+			"the time was up before each object was looked up in the older dump: "
+			"ask with a longer --deadline");
 	answer_begin(q);
 	fputs(", \"before\": {", q->json);
 	answer_meta(q->json, "at", old_meta, "at");
@@ -227,7 +239,7 @@ int ask_diff(struct ask *q, struct err *err)
 	for (size_t i = 0; i < c.n_changes; i++) {
 		const struct change *x = &c.changes[i];
 
-		if (x->before == x->after && !x->new)
+		if (x->before == x->after && (!x->new || c.cut))
 			continue;
 		total++;
 		if (!answer_within(q, n))
@@ -236,13 +248,13 @@ int ask_diff(struct ask *q, struct err *err)
 		answer_string(q->json, x->name);
 		fprintf(q->json, ", \"before\": %" PRIu64 ", \"after\": %" PRIu64 ", \"new\": ",
 			x->before, x->after);
-		if (one_process)
+		if (one_process && !c.cut)
 			fprintf(q->json, "%" PRIu64 "}", x->new);
 		else
 			fputs("null}", q->json);
 	}
 	fprintf(q->json, "], \"total\": %" PRIu64, total);
-	if (one_process) {
+	if (one_process && !c.cut) {
 		rc = put_grown(q, &c, err);
 		if (rc < 0)
 			return rc;

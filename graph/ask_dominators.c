@@ -80,6 +80,35 @@ static uint64_t all_bytes(const struct graph *g)
 	return bytes;
 }
 
+/* Without what is retained: types by the bytes of their objects. */
+static int put_unfinished(const struct ask *q, const struct census *census, struct err *err)
+{
+	_cleanup_(most_release) struct most m = {0};
+	const struct graph *g = q->g;
+
+	if (most_init(&m, q->limit, g->s.n_types) < 0)
+		return answer_no_memory(q, err);
+	for (uint32_t t = 0; t < g->s.n_types; t++) {
+		if (census->count[t])
+			most_add(&m, census->bytes[t], t);
+	}
+	most_sort(&m);
+	answer_begin(q);
+	fprintf(q->json, ", \"bytes\": %" PRIu64 ", \"holders\": [], \"types\": [", all_bytes(g));
+	for (size_t i = 0; i < m.n; i++) {
+		uint32_t t = m.items[i].item;
+
+		fprintf(q->json, "%s{\"type\": ", answer_separator(i));
+		answer_string(q->json, type_name(g, t));
+		fprintf(q->json,
+			", \"count\": %" PRIu64 ", \"bytes\": %" PRIu64
+			", \"retained_bytes\": null, \"retained_objects\": null}",
+			census->count[t], census->bytes[t]);
+	}
+	fputs("], \"unreachable\": null", q->json);
+	return answer_end(q, err);
+}
+
 int ask_dominators(struct ask *q, struct err *err)
 {
 	const struct graph *g = q->g;
@@ -95,7 +124,13 @@ int ask_dominators(struct ask *q, struct err *err)
 		rc = graph_index_referrers(q->g, err);
 	answer_note(q, "finding what each object retains");
 	if (rc == 0)
-		rc = dominators_init(&d, &w.r, q->stop, err);
+		rc = dominators_init(&d, &w.r, err);
+	if (rc == -ETIME) {
+		answer_cut(q, "dominators",
+			"the time was up before it was known what each object retains: --deadline "
+			"gives it more");
+		return put_unfinished(q, &census, err);
+	}
 	if (rc < 0)
 		return rc;
 	answer_begin(q);

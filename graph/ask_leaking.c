@@ -51,6 +51,10 @@ int ask_leaking(struct ask *q, struct err *err)
 			explain_root_name(g, PATH_C_REFERENCE, w.r.sources[i].name));
 		fputc('}', q->json);
 	}
+	if (w.r.cut) {
+		fputs("], \"total\": null, \"types\": [], \"unreachable\": null", q->json);
+		return answer_end(q, err);
+	}
 	fprintf(q->json, "], \"total\": %" PRIu64 ", \"types\": [", total);
 	if (most_init(&m, q->limit, g->s.n_types) < 0)
 		return answer_no_memory(q, err);

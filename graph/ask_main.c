@@ -33,9 +33,15 @@ struct job {
 	struct arguments args;
 	const char *format; /* NULL: only the answer */
 	char **names;
+	bool picture; /* no question: a DOT file is to be drawn */
 };
 
 /* ---- the command line ---------------------------------------------------------------------- */
+
+static bool is_picture(const char *format)
+{
+	return format && (!strcmp(format, "svg") || !strcmp(format, "png") || !strcmp(format, "pdf"));
+}
 
 /* As arguments_parse(). */
 static int parse(struct job *j, int argc, char **argv)
@@ -46,6 +52,11 @@ static int parse(struct job *j, int argc, char **argv)
 
 	if (rc >= 0)
 		return rc;
+	j->names = a->words + 1;
+	j->format = a->format;
+	j->picture = a->n_words == 2 && !strcmp(a->words[0], "picture") && is_picture(a->format);
+	if (j->picture)
+		return -1;
 	while (n < (int)ARRAY_SIZE(verbs) && a->n_words && strcmp(verbs[n], a->words[0]) != 0)
 		n++;
 	if (!a->n_words || n == (int)ARRAY_SIZE(verbs)) {
@@ -68,8 +79,6 @@ static int parse(struct job *j, int argc, char **argv)
 		log_error("ask %s: the number of snapshots is wrong", verbs[q->verb]);
 		return EXIT_USAGE;
 	}
-	j->names = a->words + 1;
-	j->format = a->format;
 	return -1;
 }
 
@@ -108,11 +117,6 @@ static int load(
 	return graph_build(g, &s, err);
 }
 
-static bool is_picture(const char *format)
-{
-	return format && (!strcmp(format, "svg") || !strcmp(format, "png") || !strcmp(format, "pdf"));
-}
-
 static int draw(const struct job *j, int talk, struct err *err)
 {
 	struct worker_outcome o = {0};
@@ -122,9 +126,8 @@ static int draw(const struct job *j, int talk, struct err *err)
 	rc = worker_draw(talk, &o, err);
 	if (rc == 0 && !o.drawn)
 		rc = err_set(err, -EIO,
-			"no picture of %zu boxes: %s; less of it with --max-depth or --too-many, "
-			"or save it as .dot",
-			j->q.nodes, o.reason);
+			"no picture: %s; less of it with --max-depth or --too-many, or save it as .dot",
+			o.reason);
 	return rc;
 }
 
@@ -157,9 +160,12 @@ static int answer(const struct worker *w, int talk, struct err *err)
 	struct job *j = w->arg;
 	struct ask *q = &j->q;
 	bool diff = q->verb == ASK_DIFF, page = j->format && !strcmp(j->format, "html");
+	const volatile sig_atomic_t *stop;
 	int rc;
 
-	q->stop = worker_clock(w);
+	if (j->picture)
+		return draw(j, talk, err);
+	stop = worker_clock(w);
 	q->progress = on_progress;
 	q->json = worker_stream(ASK_ANSWER_FD, "w");
 	if (!q->json)
@@ -174,6 +180,7 @@ static int answer(const struct worker *w, int talk, struct err *err)
 	rc = load(j, 0, diff ? &before : &g, diff ? &before_meta : &meta, err);
 	if (rc == 0 && diff)
 		rc = load(j, 1, &g, &meta, err);
+	g.stop = stop;
 	q->g = &g;
 	q->meta = meta;
 	q->before = &before;
@@ -201,9 +208,11 @@ int ask_main(int argc, char **argv)
 		return rc;
 	w.name = j.names[0];
 	w.memory_bytes = j.args.memory_bytes;
-	w.cpu_seconds = j.args.cpu_seconds;
+	w.time = j.args.time;
 	w.format = is_picture(j.format) ? j.format : "svg";
-	if (j.format && !strcmp(j.format, "dot")) {
+	if (j.picture) {
+		w.dot_fd = ASK_SNAPSHOT_FD;
+	} else if (j.format && !strcmp(j.format, "dot")) {
 		w.dot_fd = ASK_OUTPUT_FD;
 	} else if (is_picture(j.format) || (j.format && !strcmp(j.format, "html"))) {
 		w.dot_fd = memfd_create("dot", MFD_CLOEXEC);

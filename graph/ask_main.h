@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * pyleak-explain ask VERB [OPTION]... NAME...: pyleakctl's questions to snapshots.
+ * pyleak-explain ask VERB [OPTION]... NAME...: pyleakctl's questions to snapshots. With the verb
+ * "picture" what is open is a graph (DOT), and --format says how it is drawn.
  *
  * The descriptors say what goes where: the answer as JSON to 3, what --format asks for to 4 (a
  * file), the snapshots that NAMEs name from 5 on. Progress goes to standard output, one line each.

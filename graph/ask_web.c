@@ -137,11 +137,15 @@ int ask_web(struct ask *q, struct err *err)
 		rc = web_init(&web, w.ctx, &w.r, starts, n, &o, err);
 	if (rc < 0)
 		return rc;
+	if (web.late)
+		answer_cut(q, "neighbours",
+			"the time was up before all neighbours were found: ask with a longer --deadline");
+	if (web.cut)
+		answer_cut(q, "neighbours",
+			"there are too many: ask with a smaller --max-depth or --too-many");
 	answer_begin(q);
-	fprintf(q->json,
-		", \"backwards\": %s, \"asked\": %" PRIu64 ", \"shown\": %zu, \"truncated\": %s",
-		o.backwards ? "true" : "false", all, n,
-		web.cut ? "true" : "false");
+	fprintf(q->json, ", \"backwards\": %s, \"asked\": %" PRIu64 ", \"shown\": %zu",
+		o.backwards ? "true" : "false", all, n);
 	put_web(q, g, &web);
 	rc = answer_end(q, err);
 	if (rc == 0 && q->dot)

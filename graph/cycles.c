@@ -13,7 +13,7 @@ struct search {
 	uint32_t *next;    /* of a node: the reference where to go on */
 	uint32_t *parent;  /* where the search came from */
 	uint32_t *stack;   /* nodes whose component is not complete */
-	uint32_t n_stack, n_seen;
+	uint32_t n_stack, n_seen, looks;
 	uint8_t *on_stack;
 };
 
@@ -84,6 +84,10 @@ static int search_from(struct search *s, uint32_t top)
 	for (uint32_t v = top; v != GRAPH_NONE;) {
 		uint32_t to, up;
 
+		if (graph_stopped(g, s->looks++)) {
+			s->c->cut = true;
+			return 0;
+		}
 		if (s->next[v] < g->first[v + 1]) {
 			to = g->edges[s->next[v]++].to;
 			if (!s->index[to]) {
@@ -134,7 +138,9 @@ int cycles_find(struct cycles *c, const struct reach *r, struct err *err)
 			 ? 0
 			 : -ENOMEM;
 
-	for (uint32_t v = 0; v < r->g->n_nodes && rc == 0; v++) {
+	/* Of a search that was cut nobody knows what it would have reached. */
+	new.cut = r->cut;
+	for (uint32_t v = 0; v < r->g->n_nodes && rc == 0 && !new.cut; v++) {
 		if (r->dist[v] == REACH_NONE && !s.index[v])
 			rc = search_from(&s, v);
 	}

@@ -21,6 +21,7 @@ struct cycles {
 	uint32_t *nodes;
 	struct cycle *cycles; /* most objects first; one object alone only if it refers to itself */
 	uint32_t n_cycles;
+	bool cut; /* the time was up (graph.h, stop): there may be more */
 };
 
 /* -ENOMEM. */

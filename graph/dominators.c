@@ -5,12 +5,9 @@
 
 #include "graph/most.h"
 
-#define LOOK_EVERY 8192u /* objects between two looks at the stop flag */
-
 /* All by number. */
 struct work {
 	const struct graph *g;
-	const volatile sig_atomic_t *stop;
 	struct dominators d;
 	uint8_t *is_source; /* by node */
 	uint32_t *parent;   /* in the depth-first tree */
@@ -56,11 +53,6 @@ static int work_init(struct work *w)
 		       : -ENOMEM;
 }
 
-static bool stopped(const struct work *w, uint32_t i)
-{
-	return i % LOOK_EVERY == 0 && w->stop && *w->stop;
-}
-
 static void visit(struct work *w, uint32_t node, uint32_t parent)
 {
 	uint32_t number = ++w->d.n;
@@ -99,7 +91,7 @@ static int number_all(struct work *w, const struct reach *r)
 			}
 			visit(w, to, at);
 			at = w->d.n;
-			if (stopped(w, at))
+			if (graph_stopped(g, at))
 				return -ETIME;
 		}
 	}
@@ -154,7 +146,7 @@ static int find_dominators(struct work *w)
 	for (uint32_t i = w->d.n; i > DOMINATORS_ROOT; i--) {
 		uint32_t parent = w->parent[i];
 
-		if (stopped(w, i))
+		if (graph_stopped(w->g, i))
 			return -ETIME;
 		find_semidominator(w, i);
 		w->next_in_bucket[i] = w->bucket[w->semi[i]];
@@ -195,11 +187,10 @@ static int add_up(struct work *w)
 	return 0;
 }
 
-int dominators_init(struct dominators *d, const struct reach *r, const volatile sig_atomic_t *stop,
-	struct err *err)
+int dominators_init(struct dominators *d, const struct reach *r, struct err *err)
 {
-	_cleanup_(work_release) struct work w = {.g = r->g, .stop = stop};
-	int rc = work_init(&w);
+	_cleanup_(work_release) struct work w = {.g = r->g};
+	int rc = r->cut || graph_stopped(r->g, 0) ? -ETIME : work_init(&w);
 
 	if (rc == 0)
 		rc = number_all(&w, r);

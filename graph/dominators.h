@@ -10,8 +10,6 @@
 #ifndef PYLEAK_GRAPH_DOMINATORS_H
 #define PYLEAK_GRAPH_DOMINATORS_H
 
-#include <signal.h>
-
 #include "graph/paths.h"
 
 /*
@@ -29,10 +27,9 @@ struct dominators {
 	uint32_t *objects;  /* how many; itself counts (but for DOMINATORS_ROOT) */
 };
 
-/* Needs graph_index_referrers(). *stop (may be NULL) is looked at now and then: when it is not 0,
- * -ETIME. -ENOMEM. *d is set on success only. */
-int dominators_init(struct dominators *d, const struct reach *r, const volatile sig_atomic_t *stop,
-	struct err *err);
+/* Needs graph_index_referrers(). -ETIME when the time was up (graph.h, stop): half of it is worth
+ * nothing. -ENOMEM. *d is set on success only. */
+int dominators_init(struct dominators *d, const struct reach *r, struct err *err);
 void dominators_release(struct dominators *d);
 
 /* The nearest dominator of a number that is no `__dict__` of its own dominator: what such a dict

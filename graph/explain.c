@@ -453,6 +453,7 @@ static int fill_suspect(struct explain_suspect *out, const struct explanation *x
 	out->instances = paths.instances;
 	out->bytes = census->bytes[type];
 	/* a snapshot of counts: nothing is known of who holds them */
+	out->unseen = paths.unseen;
 	n_groups = x->edges ? paths.n_groups : 0;
 	out->other_paths = x->edges ? paths.other_groups : 0;
 	out->other_instances = x->edges ? paths.other_instances : 0;
@@ -469,6 +470,25 @@ static int fill_suspect(struct explain_suspect *out, const struct explanation *x
 	}
 	paths_release(&paths);
 	return rc;
+}
+
+/* A type for which there was no time. */
+static int fill_unseen(struct explain_suspect *out, const struct graph *g,
+	const struct census *census, uint32_t type)
+{
+	*out = (struct explain_suspect){.type = text_elide(type_name(g, type), TYPE_CHARS),
+		.instances = census->count[type],
+		.bytes = census->bytes[type],
+		.unseen = census->count[type]};
+	return out->type ? 0 : -ENOMEM;
+}
+
+static void explanation_cut(struct explanation *x, const char *level, const char *reason)
+{
+	if (!x->cut_level) {
+		x->cut_level = level;
+		x->cut_reason = reason;
+	}
 }
 
 static int fill_object(struct explain_suspect *out, const struct explanation *x,
@@ -494,6 +514,10 @@ static int fill_object(struct explain_suspect *out, const struct explanation *x,
 		.paths = calloc(1, sizeof(*out->paths))};
 	if (!out->type || !out->paths)
 		return -ENOMEM;
+	if (group.root == PATH_UNREACHABLE && x->cut_level) {
+		out->unseen = 1;
+		return 0;
+	}
 	out->n_paths = 1;
 	return fill_path(&out->paths[0], out, x, g, &group);
 }
@@ -547,7 +571,7 @@ static int fill_holders(struct explanation *x, struct paths_ctx *ctx, const stru
 	_cleanup_free_ uint32_t *numbers = NULL;
 	const struct graph *g = r->g;
 	size_t n = 0;
-	int rc = dominators_init(&d, r, o->stop, NULL);
+	int rc = dominators_init(&d, r, NULL);
 
 	if (rc == 0)
 		rc = dominators_holders(&d, g, o->max_holders, &numbers, &n);
@@ -616,13 +640,22 @@ int explain(struct explanation *x, const struct graph *g, const struct explain_o
 	if (rc == 0) {
 		new.suspects_left_out = suspects.left_out;
 		new.skipped = census.skipped;
+		if (reach.cut)
+			explanation_cut(&new, EXPLAIN_CUT_SEARCH);
 		new.partial = o->partial || census.skipped > 0;
 		new.suspects = calloc(suspects.n + n_addrs + 1, sizeof(*new.suspects));
 		rc = new.suspects ? 0 : -ENOMEM;
 	}
 	for (size_t i = 0; i < suspects.n && rc == 0; i++) {
 		new.n_suspects = i + 1;
-		rc = fill_suspect(&new.suspects[i], &new, g, &census, ctx, suspects.types[i], o, err);
+		/* Of one the answer is always given. */
+		if (i > 0 && graph_stopped(g, 0)) {
+			rc = fill_unseen(&new.suspects[i], g, &census, suspects.types[i]);
+			explanation_cut(&new, EXPLAIN_CUT_PATHS);
+		} else {
+			rc = fill_suspect(&new.suspects[i], &new, g, &census, ctx,
+				suspects.types[i], o, err);
+		}
 	}
 	for (size_t i = 0; i < n_addrs && rc == 0; i++)
 		rc = fill_object(
@@ -677,10 +710,12 @@ static json_t *meta_string(const json_t *meta, const char *key)
 	return json_is_string(v) ? json_deep_copy(v) : json_null();
 }
 
-static json_t *meta_truncated(const json_t *meta)
+static json_t *truncated(const struct explanation *x, const json_t *meta)
 {
 	json_t *v = json_object_get(meta, "truncated"), *level = json_object_get(v, "level");
 
+	if (x->cut_level)
+		return json_pack("{s:s, s:s}", "level", x->cut_level, "reason", x->cut_reason);
 	if (!json_is_object(v))
 		return json_null();
 	return json_pack("{s:o, s:o}", "level", level ? json_deep_copy(level) : json_null(),
@@ -727,6 +762,8 @@ static json_t *suspect_json(const struct explain_suspect *s)
 		(json_int_t)s->instances, "bytes", (json_int_t)s->bytes, "paths", paths,
 		"other_paths", (json_int_t)s->other_paths, "other_instances",
 		(json_int_t)s->other_instances);
+	if (s->unseen)
+		json_object_set_new(out, "unseen", json_integer((json_int_t)s->unseen));
 	if (s->chosen) {
 		json_object_set_new(out, "leaking", json_integer((json_int_t)s->leaking));
 		json_object_set_new(out, "chosen", json_string(s->chosen));
@@ -751,7 +788,7 @@ json_t *explain_json(const struct explanation *x, const struct explain_document 
 		json_is_number(json_object_get(doc->meta, "skipped"))
 			? meta_number(doc->meta, "skipped")
 			: json_integer((json_int_t)x->skipped),
-		"truncated", meta_truncated(doc->meta), "files", "snapshot", doc->snapshot, "dot",
+		"truncated", truncated(x, doc->meta), "files", "snapshot", doc->snapshot, "dot",
 		doc->dot, "svg", doc->svg, "json", doc->json, "html", doc->html, "suspects",
 		suspects);
 	if (!out)

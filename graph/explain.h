@@ -7,7 +7,6 @@
 #define PYLEAK_GRAPH_EXPLAIN_H
 
 #include <jansson.h>
-#include <signal.h>
 #include <stdbool.h>
 #include <sys/types.h>
 
@@ -18,6 +17,12 @@
 #define EXPLAIN_SUSPECTS_MAX  16 /* more types than that are not explained at once */
 #define EXPLAIN_TYPES_TOP     20
 #define EXPLAIN_HOLDERS       12 /* on the page */
+
+/* A `truncated`: level, reason. */
+#define EXPLAIN_CUT_SEARCH                                                                         \
+	"search", "the time was up before all ways from the roots were found: ask with a longer --deadline"
+#define EXPLAIN_CUT_PATHS                                                                          \
+	"paths", "the time was up before the objects of all types were grouped: ask with a longer --deadline"
 
 struct explain_step {
 	char *type;  /* module.QualName */
@@ -56,6 +61,7 @@ struct explain_suspect {
 	const char *chosen; /* how these were chosen */
 	bool grown;         /* they are those that came since the growth began */
 	uint64_t other_paths, other_instances;
+	uint64_t unseen; /* instances that were not looked at: the time was up */
 };
 
 struct explain_type {
@@ -78,6 +84,8 @@ struct explanation {
 	size_t n_holders;
 	const char *holders_reason; /* why there are none, or NULL: nobody asked */
 	uint64_t objects, edges, skipped, types;
+	/* What is missing because the time was up, and why; or NULL. */
+	const char *cut_level, *cut_reason;
 	bool partial; /* something of the heap was not read: what seems to hold nothing may hold it */
 };
 
@@ -92,7 +100,6 @@ struct explain_options {
 	size_t n_addrs;
 	size_t max_paths; /* 0: EXPLAIN_PATHS_DEFAULT */
 	size_t max_holders; /* 0: nobody asks; needs graph_index_referrers() */
-	const volatile sig_atomic_t *stop; /* what can be left out is, when it is not 0; or NULL */
 	size_t max_steps; /* longer paths are only counted; 0: no limit */
 	bool partial;     /* the capture was cut short */
 };

@@ -128,8 +128,8 @@ static int load(const struct worker *w, struct answer *a, struct err *err)
 		.grown = j->args.grown,
 		.n_types = j->args.n_types,
 		.max_paths = j->args.max_paths,
-		.max_holders = EXPLAIN_HOLDERS,
-		.stop = worker_clock(w)};
+		.max_holders = EXPLAIN_HOLDERS};
+	const volatile sig_atomic_t *stop = worker_clock(w);
 	struct graph g;
 	int rc;
 
@@ -145,6 +145,7 @@ static int load(const struct worker *w, struct answer *a, struct err *err)
 	rc = graph_build(&g, &s, err);
 	if (rc < 0)
 		return rc;
+	g.stop = stop;
 	rc = graph_index_referrers(&g, err);
 	if (rc == 0)
 		rc = explain(&a->x, &g, &o, err);
@@ -254,7 +255,7 @@ static int run(struct job *j)
 {
 	struct worker w = {.name = j->snapshot_name,
 		.memory_bytes = j->args.memory_bytes,
-		.cpu_seconds = j->args.cpu_seconds,
+		.time = j->args.time,
 		.dot_fd = j->fd[FILE_DOT],
 		.picture_fd = j->fd[FILE_SVG],
 		.format = "svg",

@@ -10,6 +10,8 @@
 #ifndef PYLEAK_GRAPH_GRAPH_H
 #define PYLEAK_GRAPH_GRAPH_H
 
+#include <signal.h>
+
 #include "graph/snapshot.h"
 
 #define GRAPH_NONE UINT32_MAX
@@ -50,7 +52,19 @@ struct graph {
 	uint32_t *same_name, *class_of;
 
 	uint64_t external_edges, external_roots, duplicate_nodes;
+
+	/* Set by whoever asks, after graph_build(): looked at now and then, and once it is not 0 what is
+	 * known so far is the answer. NULL: take as long as it takes. */
+	const volatile sig_atomic_t *stop;
 };
+
+#define GRAPH_LOOK_EVERY 8192u
+
+/* In a loop over objects, i counting them: is the time up? */
+static inline bool graph_stopped(const struct graph *g, uint64_t i)
+{
+	return i % GRAPH_LOOK_EVERY == 0 && g->stop && *g->stop;
+}
 
 /* Takes *s over (it is empty afterwards, also on failure). -ENOMEM. (Not graph_init: libgvc has a
  * function of that name and would call ours.) */

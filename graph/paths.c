@@ -17,6 +17,8 @@
 #define NO_TYPE      UINT32_MAX
 #define SHAPE_NONE   0u
 #define SHAPE_OTHER  1u
+#define SHAPE_UNSEEN 2u /* the search was cut before it came there */
+#define SHAPE_FIRST  3u
 #define SHAPE_MARKED UINT32_MAX
 
 struct shape {
@@ -173,7 +175,7 @@ static int grow_table(struct paths_ctx *c)
 		return -ENOMEM;
 	}
 	c->table_size = size;
-	for (uint32_t i = SHAPE_OTHER + 1; i < c->n_shapes; i++) {
+	for (uint32_t i = SHAPE_FIRST; i < c->n_shapes; i++) {
 		const struct shape *s = &c->shapes[i];
 
 		*lookup(c, s->parent, s->kind, s->arg, s->type) = i;
@@ -356,7 +358,7 @@ int paths_ctx_new(struct paths_ctx **ret, const struct reach *r, struct err *err
 		c->table = calloc(c->table_size, sizeof(*c->table));
 		c->shape_of = calloc(n, sizeof(*c->shape_of));
 		c->stamp = calloc(n, sizeof(*c->stamp));
-		c->n_shapes = SHAPE_OTHER + 1;
+		c->n_shapes = SHAPE_FIRST;
 	}
 	if (!c || !c->shapes || !c->table || !c->shape_of || !c->stamp) {
 		paths_ctx_free(c);
@@ -404,7 +406,11 @@ static int shape_instances(struct paths_ctx *c, uint32_t type, uint64_t *ret_ins
 			rc = shape_node(c, r->order[i]);
 	}
 	for (uint32_t i = 0; i < g->n_nodes && rc == 0; i++) {
-		if (type_of(g, i) == type && !c->shape_of[i])
+		if (type_of(g, i) != type || c->shape_of[i])
+			continue;
+		if (r->cut)
+			c->shape_of[i] = SHAPE_UNSEEN;
+		else
 			rc = shape_unreached(c, i);
 	}
 	*ret_instances = instances;
@@ -693,7 +699,8 @@ int paths_find(
 	}
 	p->other_instances = tallies[SHAPE_OTHER].instances;
 	p->other_groups = p->other_instances > 0;
-	for (uint32_t s = SHAPE_OTHER + 1; s < c->n_shapes; s++) {
+	p->unseen = tallies[SHAPE_UNSEEN].instances;
+	for (uint32_t s = SHAPE_FIRST; s < c->n_shapes; s++) {
 		if (tallies[s].instances)
 			tallies[n++] = (struct tally){.shape = s,
 				.instances = tallies[s].instances,

@@ -53,8 +53,10 @@ struct reach {
 	/* For a node that was not reached: a reference to it from another one of that sort. */
 	uint32_t *via;
 	uint64_t n_unreached;
+	bool cut; /* the time was up (graph.h, stop): what was not reached may yet be */
 };
 
+/* -ENOMEM. A search that is cut is a success. */
 int reach_init(struct reach *r, const struct graph *g, struct err *err);
 void reach_release(struct reach *r);
 
@@ -105,6 +107,7 @@ struct paths {
 	struct path_group *groups; /* by instances, the most first */
 	size_t n_groups;
 	uint64_t other_groups, other_instances; /* beyond max_groups */
+	uint64_t unseen; /* instances that the search did not come to, before the time was up */
 };
 
 /* Shapes are numbered for one tree, so that paths of several types can be drawn together. */

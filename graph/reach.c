@@ -28,7 +28,7 @@ struct search {
 	struct reach *r;
 	uint32_t *
 		queue; /* each node enters at most once; one that is in `done` already is passed by */
-	uint32_t head, tail;
+	uint32_t head, tail, looks;
 	uint8_t *done;
 };
 
@@ -74,6 +74,12 @@ static void expand(struct search *q, uint32_t u)
 	}
 }
 
+static bool time_is_up(struct search *q)
+{
+	q->r->cut = q->r->cut || graph_stopped(q->r->g, q->looks++);
+	return q->r->cut;
+}
+
 /*
  * Breadth first, first come first served: the queue holds the nodes of a level in the order of
  * their roots, and hands that order on to the next level, so that a tie goes to the better root.
@@ -83,7 +89,7 @@ static void search(struct search *q, uint32_t first, uint32_t end)
 {
 	struct reach *r = q->r;
 
-	for (uint32_t i = first; i < end; i++) {
+	for (uint32_t i = first; i < end && !time_is_up(q); i++) {
 		uint32_t v = r->sources[i].node, d = r->sources[i].is_root ? 0 : 1;
 
 		if (q->done[v] || r->dist[v] <= d)
@@ -95,11 +101,19 @@ static void search(struct search *q, uint32_t first, uint32_t end)
 		if (!d)
 			expand(q, v);
 	}
-	while (q->head < q->tail) {
+	while (q->head < q->tail && !time_is_up(q)) {
 		uint32_t u = q->queue[q->head++];
 
 		if (!q->done[u])
 			expand(q, u);
+	}
+	/* Of those that wait it is known what holds them, not what they hold. */
+	while (q->head < q->tail) {
+		uint32_t u = q->queue[q->head++];
+
+		if (!q->done[u])
+			r->order[r->n_order++] = u;
+		q->done[u] = 1;
 	}
 }
 
@@ -242,7 +256,7 @@ int reach_init(struct reach *r, const struct graph *g, struct err *err)
 	roots = r->n_sources;
 	search(&q, 0, first);
 	search(&q, first, roots);
-	if (r->n_order < g->n_nodes) {
+	if (r->n_order < g->n_nodes && !r->cut) {
 		rc = take_c_references(r, err);
 		if (rc < 0)
 			goto out;
@@ -250,7 +264,7 @@ int reach_init(struct reach *r, const struct graph *g, struct err *err)
 	}
 
 	r->n_unreached = g->n_nodes - r->n_order;
-	for (uint32_t i = 0; r->n_unreached && i < g->n_edges; i++) {
+	for (uint32_t i = 0; r->n_unreached && !r->cut && i < g->n_edges; i++) {
 		const struct graph_edge *e = &g->edges[i];
 
 		if (r->dist[e->to] != REACH_NONE || e->from == e->to)

@@ -267,11 +267,23 @@ static void add_path(
 	}
 }
 
-/* "3 more paths": dotted, in front of the objects of that type. */
+static char *text_of_more(const struct explain_suspect *suspect, uint64_t paths, uint64_t instances)
+{
+	char a[TEXT_NUMBER_MAX], b[TEXT_NUMBER_MAX], c[TEXT_NUMBER_MAX];
+	const char *objects = instances == 1 ? "object" : "objects";
+
+	text_number(b, sizeof(b), instances);
+	text_percent(c, sizeof(c), share_of(instances, suspect->instances));
+	return paths ? text_format("%s more %s\n%s %s, %s", text_number(a, sizeof(a), paths),
+			       paths == 1 ? "path" : "paths", b, objects, c)
+		     : text_format("not looked at\n%s %s, %s", b, objects, c);
+}
+
+/* "3 more paths": dotted, in front of the objects of that type; no paths: objects that the search did
+ * not come to. */
 static void add_more(struct picture *p, const struct explain_suspect *suspect, uint64_t paths,
 	uint64_t instances)
 {
-	char a[TEXT_NUMBER_MAX], b[TEXT_NUMBER_MAX], c[TEXT_NUMBER_MAX];
 	_cleanup_free_ char *label = NULL;
 	struct place *more, *end = NULL;
 	bool new;
@@ -281,15 +293,12 @@ static void add_more(struct picture *p, const struct explain_suspect *suspect, u
 			end = &p->places[i];
 	}
 	more = place_get(p, 0, &new);
-	if (!more || !paths)
+	if (!more)
 		return;
 	more->role = ROLE_MORE;
 	more->suspect = suspect;
 	more->instances = instances;
-	label = text_format("%s more %s\n%s %s, %s", text_number(a, sizeof(a), paths),
-		paths == 1 ? "path" : "paths", text_number(b, sizeof(b), instances),
-		instances == 1 ? "object" : "objects",
-		text_percent(c, sizeof(c), share_of(instances, suspect->instances)));
+	label = text_of_more(suspect, paths, instances);
 	set(p, more->node, "label", label);
 	if (end) {
 		static char none[] = "";
@@ -595,6 +604,8 @@ static void compose(struct picture *p, const struct explanation *x)
 		}
 		if (paths)
 			add_more(p, s, paths, instances);
+		if (s->unseen)
+			add_more(p, s, 0, s->unseen);
 	}
 	for (size_t i = 0; i < p->n_places; i++)
 		dress_node(p, x, &p->places[i]);

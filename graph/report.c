@@ -235,6 +235,9 @@ static void write_suspect(
 	fprintf(f, "</h2>\n<p class=\"soft\">%s live %s, %s in themselves</p>\n",
 		text_number(n, sizeof(n), s->instances), s->instances == 1 ? "object" : "objects",
 		format_size(size, sizeof(size), s->bytes));
+	if (s->unseen)
+		fprintf(f, "<p class=\"soft\">%s of them not looked at</p>\n",
+			text_number(n, sizeof(n), s->unseen));
 	write_growth(f, s, growth);
 	if (!s->n_paths)
 		return;
@@ -316,6 +319,11 @@ static void write_warnings(FILE *f, const struct explanation *x, const struct ex
 
 		fputs("<p class=\"warn\">This dump is not whole: ", f);
 		text_html(f, reason ? reason : "the capture was cut short");
+		fputs("</p>\n", f);
+	}
+	if (x->cut_level) {
+		fputs("<p class=\"warn\">Not everything was looked at: ", f);
+		text_html(f, x->cut_reason);
 		fputs("</p>\n", f);
 	}
 	if (x->suspects_left_out)

@@ -312,8 +312,11 @@ int web_init(struct web *w, struct paths_ctx *c, const struct reach *r, const ui
 		v.pick.edges[i] = v.room + (size_t)i * o->too_many;
 	for (size_t i = 0; i < n_starts && rc == 0; i++)
 		add_node(&v, starts[i], 0);
-	for (uint32_t i = 0; i < new.n_nodes && rc == 0; i++)
+	new.late = r->cut;
+	for (uint32_t i = 0; i < new.n_nodes && rc == 0 && !new.late; i++) {
 		rc = expand(&v, i);
+		new.late = graph_stopped(r->g, 0);
+	}
 	if (rc == 0 && o->backwards)
 		rc = add_roots(&v);
 	if (rc == 0)

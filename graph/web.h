@@ -44,7 +44,8 @@ struct web {
 	struct web_root *roots;
 	uint32_t n_nodes, n_edges, n_roots;
 	size_t cap_edges, cap_roots;
-	bool cut; /* max_nodes was reached */
+	bool cut;  /* max_nodes was reached */
+	bool late; /* the time was up (graph.h, stop): neighbours are missing */
 };
 
 struct web_options {

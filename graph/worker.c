@@ -20,6 +20,7 @@
 #define DRAW_MEMORY (1ull << 30)
 #endif
 #define DRAW_CPU_S  15
+#define NS_PER_S    1000000000u
 
 /* Of the CPU time, until what is known so far is the answer; the rest is for saying it. */
 #define STOP_SHARE 0.7
@@ -69,23 +70,41 @@ static void on_timer(int signo)
 	stop = 1;
 }
 
+struct worker_time worker_time_limit(uint64_t ns)
+{
+	uint64_t s = MAX(ns / NS_PER_S, 1u);
+
+	return (struct worker_time){.endless = !ns,
+		.limit_s = ns ? s : 0,
+		.stop_ns = (uint64_t)((double)s * STOP_SHARE * NS_PER_S)};
+}
+
+struct worker_time worker_time_to_answer(uint64_t ns)
+{
+	/* Saying it may take long after a short search, too. */
+	uint64_t s = MAX((uint64_t)((double)ns / STOP_SHARE), (uint64_t)WORKER_CPU_DEFAULT_NS) / NS_PER_S;
+
+	return (struct worker_time){.limit_s = s, .stop_ns = ns};
+}
+
 const volatile sig_atomic_t *worker_clock(const struct worker *w)
 {
-	double s = (double)w->cpu_seconds * STOP_SHARE;
-	struct itimerval t = {.it_value = {.tv_sec = (time_t)s,
-				      .tv_usec = (suseconds_t)((s - (double)(time_t)s) * 1e6)}};
+	uint64_t us = w->time.stop_ns / 1000;
+	struct itimerval t = {.it_value = {
+				      .tv_sec = (time_t)(us / 1000000), .tv_usec = (suseconds_t)(us % 1000000)}};
 
-	if (w->cpu_seconds) {
-		signal(SIGPROF, on_timer);
-		(void)setitimer(ITIMER_PROF, &t, NULL);
-	}
+	if (w->time.endless)
+		return &stop;
+	stop = !us; /* a timer of 0 never rings */
+	signal(SIGPROF, on_timer);
+	(void)setitimer(ITIMER_PROF, &t, NULL);
 	return &stop;
 }
 
 static int answer_main(const struct worker *w, pid_t parent, int talk)
 {
 	struct err err = {{0}};
-	int rc = sandbox_begin(parent, w->memory_bytes, w->cpu_seconds, &err);
+	int rc = sandbox_begin(parent, w->memory_bytes, w->time.limit_s, &err);
 
 	if (rc == 0 && sandbox_close(&err) < 0)
 		log_warning("%s: going on without", err.msg);

@@ -21,7 +21,18 @@
 #else
 #define WORKER_MEMORY_DEFAULT (4ull << 30)
 #endif
-#define WORKER_CPU_DEFAULT_S 80
+#define WORKER_CPU_DEFAULT_NS 80000000000u
+
+/* CPU time of the answering process: to the end of its search, when what is known is the answer, and to
+ * its own end. */
+struct worker_time {
+	bool endless;
+	uint64_t stop_ns, limit_s;
+};
+
+/* By the limit (0: none), or by when the answer is wanted. */
+struct worker_time worker_time_limit(uint64_t ns);
+struct worker_time worker_time_to_answer(uint64_t ns);
 
 struct worker_outcome {
 	bool drawn;
@@ -30,7 +41,8 @@ struct worker_outcome {
 
 struct worker {
 	const char *name; /* of what is read, for messages */
-	uint64_t memory_bytes, cpu_seconds;
+	uint64_t memory_bytes;
+	struct worker_time time;
 	int dot_fd, picture_fd; /* the latter is written if worker_draw() was called */
 	const char *format;     /* of the picture: what Graphviz calls it */
 	/* Runs in the second process. 0, -ENOENT (the answer is no), or another error. */
@@ -41,7 +53,7 @@ struct worker {
 /* Exit code of control.h; errors are logged. */
 int worker_run(const struct worker *w, struct worker_outcome *o);
 
-/* In answer(): set after most of its CPU time has gone; what is known then is the answer. */
+/* In answer(): is set when the search has to end; what is known then is the answer. */
 const volatile sig_atomic_t *worker_clock(const struct worker *w);
 
 /* In answer(), when the DOT is written: has it drawn, and waits for that. -EPIPE. */

@@ -132,6 +132,63 @@ class Files(Asking):
         self.assertIsNone(d["types"][0]["new"])
         self.assertIsNone(d["at"])
 
+    def test_deadline(self):
+        """When the time is up, what is known is the answer, and it says what is missing."""
+        later = self.write("later", Heap(held=193).file())
+        reason = "the time was up before "
+        for level, *question in (
+                ("search", "chain", self.heap, "--type", "Session", "--type", "dict"),
+                ("search", "chain", self.heap, "--addr", "0x1000c0"),
+                ("search", "backrefs", self.heap, "--type", "Session"),
+                ("search", "refs", self.heap, "--addr", "0x100080"),
+                ("search", "dominators", self.heap), ("search", "leaking", self.heap),
+                ("cycles", "cycles", self.heap), ("comparison", "diff", self.heap, later),
+                (None, "types", self.heap), (None, "instances", self.heap, "--type", "Session")):
+            whole = self.ask(*question)
+            self.assertIsNone(whole["truncated"], question)
+            d = self.ask(*question, "--deadline", "0s")
+            if not level:
+                self.assertEqual(d, whole)  # needs no search
+                continue
+            self.assertEqual(d["truncated"]["level"], level, question)
+            self.assertIn(reason, d["truncated"]["reason"])
+            self.assertIn("not whole: " + reason, self.ctl(*question, "--deadline", "0s").out)
+            if question[0] == "chain":
+                self.assertEqual([(s["instances"], s["unseen"], s["paths"]) for s in d["suspects"]],
+                                 [(s["instances"], s["instances"], []) for s in whole["suspects"]])
+            elif question[0] == "backrefs":
+                self.assertEqual([n["depth"] for n in d["nodes"]], [0] * 10)
+            elif question[0] == "dominators":
+                self.assertEqual({(t["type"], t["count"], t["bytes"]) for t in d["types"]},
+                                 {(t["type"], t["count"], t["bytes"]) for t in whole["types"]})
+                self.assertEqual((d["holders"], {t["retained_bytes"] for t in d["types"]}), ([], {None}))
+                self.assertEqual(d["unreachable"], None)
+            elif question[0] in ("leaking", "cycles"):
+                self.assertEqual((d[question[0]], d["total"]), ([], None))
+                self.assertNotIn("no ", self.ctl(*question, "--deadline", "0s").out)
+            elif question[0] == "diff":
+                self.assertEqual(d["types"], [dict(whole["types"][0], new=None)])
+                self.assertIsNone(d["containers"])
+        self.ctl("chain", self.heap, "--type", "Session", "--deadline", "0s", "-o", self.path("late.html"))
+        page = self.read("late.html").decode()
+        self.assertIn("Not everything was looked at: " + reason, page)
+        self.assertIn("not looked at", page[page.index("<svg"):])
+        self.fails(2, "--deadline soon", "types", self.heap, "--deadline", "soon")
+
+    def test_deadline_anywhere(self):
+        """Wherever in its work the time ends: whole lists of what is known, and never an error."""
+        big = self.write("big", Heap(held=100000).file())
+        levels = set()
+        for ms in (5, 15, 20, 25, 30, 35, 40, 50, 70):
+            d = self.ask("chain", big, "--type", "Session", "--deadline", f"{ms}ms")
+            s = d["suspects"][0]
+            self.assertEqual(s["instances"], 100007)
+            seen = sum(p["instances"] for p in s["paths"])
+            self.assertEqual(seen + s["other_instances"] + s.get("unseen", 0), 100007)
+            self.assertEqual(bool(d["truncated"]), "unseen" in s)
+            levels.add(d["truncated"] and d["truncated"]["level"])
+        self.assertLessEqual(levels, {None, "search"})
+
     def test_chain(self):
         d = self.ask("chain", self.heap, "--type", "app.Session")
         self.assertEqual(shape(d), [("C code", "C reference", "Session"),
@@ -185,6 +242,7 @@ class Files(Asking):
             self.assertIn("app.SESSIONS", "".join(ET.parse(self.path(verb + ".svg")).getroot().itertext()))
         self.fails(2, "dot svg", "backrefs", self.heap, "--type", "Session", "-o", "x.html")
         self.fails(2, "json", "types", self.heap, "-o", self.path("x.png"))
+        self.fails(2, "heapsnapshot", "types", self.heap, "-o", self.path("x.snapshot"))
         self.fails(5, "cannot write", "types", self.heap, "-o", "/proc/x.json")
         self.assertFalse(os.path.exists(self.path("x.png")))
 
@@ -531,6 +589,18 @@ class Ids(harness.RootTest):
         out = os.path.join(d.folder, "chain.png")
         self.assertEqual(d.ctl("chain", dump["id"], "--type", "Session", "-o", out).out,
                          f"Image generated as {out}\n")
+        # The files of a dump, and those that are made of them.
+        for kind, begin in {"svg": b"<?xml", "dot": b"strict digraph", "html": b"<!DOCTYPE", "json": b"{", "png": b"\x89PNG",
+                            "PDF": b"%PDF", "heapsnapshot": b'{"snapshot"', "snapshot": b"PYLEAKS1"}.items():
+            out = os.path.join(d.folder, "shown." + kind)
+            a = d.ctl("dumps", "show", dump["id"], "-o", out)
+            self.assertEqual((a.code, a.err), (0, ""), kind)
+            self.assertIn(out, a.out)
+            with open(out, "rb") as f:
+                self.assertEqual(f.read(len(begin)), begin, kind)
+            self.assertEqual(d.ask("dumps", "show", dump["id"], "-o", out)["id"], dump["id"])
+        a = d.ctl("dumps", "show", "20200101T000000-1-1", "-o", out + ".png")
+        self.assertEqual((a.code, len(a.err.splitlines()), os.path.exists(out + ".png")), (1, 1, False), a.err)
         a = d.ctl("types", "20200101T000000-1-1")
         self.assertEqual((a.code, len(a.err.splitlines())), (1, 1), a.err)
 

@@ -442,7 +442,7 @@ static const char dump_text[] =
 	"1 234 567 objects, 4 000 000 references; the process stood still for 3.2 ms (4.1 ms "
 	"predicted), the dump took 1.3 s\n"
 	"12 objects could not be looked into and have no references here\n"
-	"not the whole heap: the deadline came\n"
+	"not whole: the deadline came\n"
 	"\n"
 	"app.Session: 12 400 in the heap\n"
 	"  93 % of 12 400 app.Session are held by app.cache.CACHE, a dict in module app.cache\n"
