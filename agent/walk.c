@@ -39,6 +39,7 @@ typedef int (*traverse_fn)(u64 self, visit_fn visit, void *arg);
 #define TP_ITEMSIZE          40
 #define TP_FLAGS             168
 #define TP_TRAVERSE          184
+#define TP_MEMBERS           240
 #define TP_BASE              256
 #define GC_HEAD              16
 #define AHEAD                8 /* objects that are asked of memory before they are looked at */
@@ -123,24 +124,26 @@ static inline void edge(struct walk_ctx *c, u64 to, u64 b)
 
 /* ---- what is known of a type ---- */
 
+/* What was said of an offset first counts. */
 static void add_slot(struct walk_type *t, uint32_t offset, uint8_t tag, u64 arg)
 {
 	if (t->n_slots >= WALK_MAX_SLOTS)
 		return;
+	for (uint32_t i = 0; i < t->n_slots; i++)
+		if (t->slot[i].offset == offset)
+			return;
 	struct walk_slot *s = &t->slot[t->n_slots++];
 	s->offset = offset;
 	s->tag = tag;
 	s->arg = arg;
 }
 
-/* Members that __slots__ made: a table behind the type object, of ob_size entries. */
+/* Members that __slots__ made (a table behind the type object) or that C code declares. */
 static void add_members(struct walk_ctx *c, struct walk_type *t, u64 type)
 {
-	u64 meta = ld64(type + OB_TYPE);
-	i64 n = (i64)ld64(type + OB_SIZE);
-	u64 m = type + ld64(meta + TP_BASICSIZE);
+	u64 m = ld64(type + TP_MEMBERS);
 
-	for (i64 i = 0; i < n && t->n_slots < WALK_MAX_SLOTS; i++, m += c->off.memberdef_size) {
+	for (int i = 0; m && i < WALK_MAX_SLOTS && ld64(m); i++, m += c->off.memberdef_size) {
 		uint32_t code = ld32(m + c->off.memberdef_type);
 		u64 offset = ld64(m + c->off.memberdef_offset);
 
@@ -227,8 +230,7 @@ static __attribute__((noinline)) void describe_type(
 			if (h->type == (h->by_name ? name : x))
 				take_hint(t, h);
 		}
-		if (ld64(x + TP_FLAGS) & FLAG_HEAPTYPE)
-			add_members(c, t, x);
+		add_members(c, t, x);
 	}
 	if (t->kind == KIND_OTHER) {
 		if (t->flags & FLAG_LIST)
