@@ -42,6 +42,9 @@ typedef int (*traverse_fn)(u64 self, visit_fn visit, void *arg);
 #define TP_MEMBERS           240
 #define TP_BASE              256
 #define GC_HEAD              16
+#define CO_COROUTINE         0x80
+#define CO_ASYNC_GENERATOR   0x200
+#define YIELD_FROM           72 /* opcode, 3.8 to 3.10 */
 #define AHEAD                8 /* objects that are asked of memory before they are looked at */
 #define MEMBER_OBJECT        6  /* _Py_T_OBJECT */
 #define MEMBER_OBJECT_EX     16 /* Py_T_OBJECT_EX */
@@ -541,25 +544,62 @@ static void expect_inner_frame(struct walk_ctx *c, u64 f)
 		(i64)ld32(code + (u64)c->off.co_nlocalsplus), f + (u64)c->off.if_localsplus, 0);
 }
 
-/* The top of the value stack of a suspended frame. */
-static void expect_awaited(struct walk_ctx *c, u64 f)
+/* What is on top of a suspended frame's value stack: what it waits for. */
+static void expect_awaited(struct walk_ctx *c, u64 code, u64 bottom, u64 top)
 {
-	u64 code = ld64(f + (u64)c->off.if_code), first = f + (u64)c->off.if_localsplus, top, v;
+	uint32_t flags = ld32(code + (u64)c->off.co_flags);
+	u64 v;
+
+	/* 3.15: an index into what is iterated over, or NULL, lies on it */
+	if (c->off.minor >= 15)
+		top -= 8;
+	if (top <= bottom || top > bottom + 8 * (u64)ld32(code + (u64)c->off.co_stacksize))
+		return;
+	v = ld64(top - 8);
+	expect(c, c->off.minor >= 14 ? v & ~3UL : v,
+		WALK_MAKE(WALK_EDGE_LABEL,
+			flags & CO_ASYNC_GENERATOR ? WALK_LABEL_AG_AWAIT
+			: flags & CO_COROUTINE     ? WALK_LABEL_CR_AWAIT
+						   : WALK_LABEL_GI_YIELDFROM));
+}
+
+/* 3.11+: the frame of one that is suspended in `yield from` or `await`. */
+static void expect_inner_awaited(struct walk_ctx *c, u64 f, int8_t state)
+{
+	u64 code = ld64(f + (u64)c->off.if_code), bottom = f + (u64)c->off.if_localsplus, top;
 
 	if (c->off.minor >= 14)
 		code &= ~3UL;
 	if (!code || ld64(code + OB_TYPE) != c->known[WALK_KNOW_CODE])
 		return;
+	/* FRAME_SUSPENDED_YIELD_FROM; up to 3.12 the instruction that comes next, a RESUME, says whether
+	 * it was a plain yield (1) or one of these (2, 3) */
+	if (c->off.minor >= 13 ? state != (c->off.minor >= 15 ? 2 : -1)
+			       : state != -1 || ld8(ld64(f + (u64)c->off.if_instr) + 3) < 2)
+		return;
 	if (c->off.if_stackpointer >= 0)
 		top = ld64(f + (u64)c->off.if_stackpointer);
 	else
-		top = first + 8 * (u64)(i64)(int32_t)ld32(f + (u64)c->off.if_stacktop);
-	first += 8 * (u64)ld32(code + (u64)c->off.co_nlocalsplus);
-	if (top <= first || top > first + 8 * (u64)ld32(code + (u64)c->off.co_stacksize))
+		top = bottom + 8 * (u64)(i64)(int32_t)ld32(f + (u64)c->off.if_stacktop);
+	expect_awaited(c, code, bottom + 8 * (u64)ld32(code + (u64)c->off.co_nlocalsplus), top);
+}
+
+/* Up to 3.10: the frame object of a generator that stands before a YIELD_FROM. */
+static void expect_object_awaited(struct walk_ctx *c, u64 o, u64 code)
+{
+	const struct walk_offsets *f = &c->off;
+	i64 next = (i64)(int32_t)ld32(o + (u64)f->fo_lasti);
+	u64 bottom = ld64(o + (u64)f->fo_valuestack), bytes = ld64(code + (u64)f->co_code);
+
+	if (!ld64(o + (u64)f->fo_gen) || next < 0)
 		return;
-	v = ld64(top - 8);
-	expect(c, c->off.minor >= 14 ? v & ~3UL : v,
-		WALK_MAKE(WALK_EDGE_LABEL, WALK_LABEL_CR_AWAIT));
+	next = f->minor == 10 ? 2 * next + 2 : next + 2; /* 3.10 counts instructions */
+	if (next >= (i64)ld64(bytes + OB_SIZE) ||
+		ld8(bytes + (u64)f->bytes_sval + (u64)next) != YIELD_FROM)
+		return;
+	expect_awaited(c, code, bottom,
+		f->minor == 10 ? bottom + 8 * (u64)(i64)(int32_t)ld32(o + (u64)f->fo_stackdepth)
+			       : ld64(o + (u64)f->fo_stacktop));
 }
 
 static void expect_frame(struct walk_ctx *c, u64 o)
@@ -583,6 +623,7 @@ static void expect_frame(struct walk_ctx *c, u64 o)
 		expect_names(c, names, k, slots, n);
 		n += k;
 	}
+	expect_object_awaited(c, o, code);
 }
 
 static void expect_generator(struct walk_ctx *c, u64 o)
@@ -595,9 +636,7 @@ static void expect_generator(struct walk_ctx *c, u64 o)
 	if (state == (c->off.minor >= 15 ? 5 : 4))
 		return;
 	expect_inner_frame(c, o + (u64)c->off.gen_iframe);
-	/* a coroutine is only ever suspended in an await, on what is on top of its stack */
-	if (c->type == c->known[WALK_KNOW_CORO])
-		expect_awaited(c, o + (u64)c->off.gen_iframe);
+	expect_inner_awaited(c, o + (u64)c->off.gen_iframe, state);
 }
 
 /* ---- sizes: what sys.getsizeof says, and inline values, which it leaves out ---- */

@@ -258,10 +258,12 @@ static void tell_hints(struct walk_ctx *c, const struct python *p)
 	hint(c, t, l->fo_globals, WALK_EDGE_GLOBALS, 0);
 	NAMED(t, fo_locals, F_LOCALS);
 	NAMED(t, fo_trace, F_TRACE);
-	for (int i = WALK_KNOW_GEN; i <= WALK_KNOW_ASYNC_GEN; i++) {
-		NAMED(c->known[i], gen_frame, GI_FRAME);
-		NAMED(c->known[i], gen_code, GI_CODE);
-	}
+	NAMED(c->known[WALK_KNOW_GEN], gen_frame, GI_FRAME);
+	NAMED(c->known[WALK_KNOW_GEN], gen_code, GI_CODE);
+	NAMED(c->known[WALK_KNOW_CORO], gen_frame, CR_FRAME);
+	NAMED(c->known[WALK_KNOW_CORO], gen_code, CR_CODE);
+	NAMED(c->known[WALK_KNOW_ASYNC_GEN], gen_frame, AG_FRAME);
+	NAMED(c->known[WALK_KNOW_ASYNC_GEN], gen_code, AG_CODE);
 	t = c->known[WALK_KNOW_CODE];
 	NAMED(t, co_consts, CO_CONSTS);
 	NAMED(t, co_names, CO_NAMES);

@@ -413,7 +413,7 @@ ROW(future_exception,                  48,     48,     48,     48,     48,     4
 ROW(future_result,                     56,     56,     64,     64,     64,     64,     64,     64)
 ROW(task_waiter,                      104,    144,    152,    128,    128,    112,    120,    120)
 ROW(task_coro,                        112,    152,    160,    136,    136,    120,    128,    128)
-ROW(task_context,                      -1,     -1,     -1,     -1,    152,    136,    144,    144)
+ROW(task_context,                     128,    168,    176,    152,    152,    136,    144,    144)
 ROW(abc_registry,                      16,     16,     16,     16,     16,     16,     16,     16)
 ROW(abc_cache,                         24,     24,     24,     24,     24,     24,     24,     24)
 ROW(abc_negative_cache,                32,     32,     32,     32,     32,     32,     32,     32)

@@ -155,7 +155,13 @@ enum walk_tag {
 	X(DEFAULT, "default")                                                                      \
 	X(LST, "lst")                                                                              \
 	X(DUMMIES, "dummies")                                                                      \
+	X(CR_FRAME, "cr_frame")                                                                    \
+	X(CR_CODE, "cr_code")                                                                      \
 	X(CR_AWAIT, "cr_await")                                                                    \
+	X(AG_FRAME, "ag_frame")                                                                    \
+	X(AG_CODE, "ag_code")                                                                      \
+	X(AG_AWAIT, "ag_await")                                                                    \
+	X(GI_YIELDFROM, "gi_yieldfrom")                                                            \
 	X(FUT_LOOP, "_loop")                                                                       \
 	X(FUT_CALLBACK, "_callbacks[0]")                                                           \
 	X(FUT_CALLBACKS, "_callbacks")                                                             \
@@ -286,6 +292,14 @@ enum walk_known {
 	X(fo_code)                                                                                 \
 	X(fo_iframe)                                                                               \
 	X(fo_localsplus)                                                                           \
+	X(fo_gen)                                                                                  \
+	X(fo_lasti)                                                                                \
+	X(fo_valuestack)                                                                           \
+	X(fo_stacktop)                                                                             \
+	X(fo_stackdepth)                                                                           \
+	X(if_instr)                                                                                \
+	X(co_flags)                                                                                \
+	X(co_code)                                                                                 \
 	X(co_nlocals)                                                                              \
 	X(co_nlocalsplus)                                                                          \
 	X(co_stacksize)                                                                            \
