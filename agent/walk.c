@@ -152,7 +152,8 @@ static void add_members(struct walk_ctx *c, struct walk_type *t, u64 type)
 
 		if (code != MEMBER_OBJECT && code != MEMBER_OBJECT_EX)
 			continue;
-		if (offset < 16 || offset & 7 || (i64)offset + 8 > t->basicsize)
+		if (offset < 16 || offset & 7 || (i64)offset + 8 > t->basicsize ||
+			(i64)offset == t->dictoffset)
 			continue;
 		add_slot(t, (uint32_t)offset, WALK_EDGE_ATTR_NAME, ld64(m));
 	}

@@ -58,6 +58,7 @@ struct candidate {
 	uint32_t n_hits;
 	uint32_t n_raw;      /* of them in blocks that are no object's */
 	uint32_t kind, name; /* the best so far */
+	bool own;            /* found in the interpreter's own state */
 	uint64_t offset;     /* of a holder in an image: behind what has the name */
 	uint32_t block;      /* of a holder that is a block: its number + 1 */
 };
@@ -97,6 +98,7 @@ struct search {
 		uint64_t start, end;
 	} skip[SKIP_MAX];
 	size_t n_skip;
+	uint64_t frame_types[4];
 	struct hit *hits;
 	size_t n_hits, cap_hits;
 	struct block *blocks;
@@ -721,11 +723,30 @@ static uint32_t place_in_image(
 static void take(struct candidate *c, uint32_t kind, uint32_t name, uint32_t block)
 {
 	/* the kinds are in the order of what they tell */
-	if (c->kind && c->kind <= kind)
+	if (c->kind && c->kind <= kind && !c->own)
 		return;
+	c->own = false;
 	c->kind = kind;
 	c->name = name;
 	c->block = block;
+}
+
+/*
+ * In _PyRuntime, or the main interpreter in it (3.12+). What is counted there are roots; the rest
+ * are caches that count nothing (of functions by version, of attributes by type), and something that
+ * we do not know at worst: it says less than any other place.
+ */
+static bool take_own(struct search *f, struct candidate *c, uint64_t at, uint32_t name)
+{
+	const struct view *v = f->view;
+
+	if (at - v->python->runtime >= (uint64_t)v->l->rt_size)
+		return false;
+	if (!c->kind) {
+		take(c, HOLDER_IMAGE, name, 0);
+		c->own = true;
+	}
+	return true;
 }
 
 static uint32_t add_block(struct search *f, uint64_t start, uint64_t size)
@@ -759,6 +780,26 @@ static uint64_t object_in(struct search *f, uint64_t block, uint64_t size)
 	return 0;
 }
 
+static void find_frame_types(struct search *f)
+{
+	static const char *const names[] = {
+		"PyFrame_Type", "PyGen_Type", "PyCoro_Type", "PyAsyncGen_Type"};
+
+	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
+		(void)python_symbol(f->view->python, names[i], &f->frame_types[i], NULL);
+}
+
+/* Room for a value stack: what of it is in use was visited, the rest is memory of before. */
+static bool is_frame(const struct search *f, uint64_t o)
+{
+	uint64_t type = view_type(f->view, o);
+
+	for (size_t i = 0; i < ARRAY_SIZE(f->frame_types); i++)
+		if (type && type == f->frame_types[i])
+			return true;
+	return false;
+}
+
 static bool is_source(const struct candidate *c, uint64_t o)
 {
 	for (size_t i = 0; i < MIN(c->explained, (uint32_t)SOURCES_MAX); i++)
@@ -773,7 +814,7 @@ static void found_in_block(struct search *f, struct candidate *c, uint64_t block
 	char text[TYPE_NAME_MAX + 64];
 	struct python_type t;
 
-	if (o && (o == c->addr || is_source(c, o)))
+	if (o && (o == c->addr || is_source(c, o) || is_frame(f, o)))
 		return;
 	if (o && python_type_read(f->view->python, view_type(f->view, o), &t) == 0) {
 		snprintf(
@@ -867,6 +908,8 @@ static void resolve(struct search *f)
 			continue;
 		}
 		name = r->kind == REGION_IMAGE ? place_in_image(f, r->file, h->at, &c->offset) : 0;
+		if (name && take_own(f, c, h->at, name))
+			continue;
 		if (name)
 			take(c, HOLDER_IMAGE, name, 0);
 		else if (c->explained <= EXPLAINED_MAX)
@@ -933,7 +976,7 @@ static int drop_old_copies(struct search *f)
 	for (size_t i = 0; i < f->n; i++) {
 		struct candidate *c = &f->candidates[i];
 
-		if (c->kind > HOLDER_IMAGE && found[c->type] <= all[c->type] / OLD_COPIES)
+		if ((c->kind > HOLDER_IMAGE || c->own) && found[c->type] <= all[c->type] / OLD_COPIES)
 			c->kind = 0;
 	}
 	return 0;
@@ -997,6 +1040,7 @@ int holders_find(
 	for (int kind = 0; r == 0 && f.n > 0 && kind < N_REGIONS; kind++)
 		search_kind(&f, &f.objects, (enum region_kind)kind, note_hit);
 	if (r == 0 && f.n > 0) {
+		find_frame_types(&f);
 		resolve(&f);
 		r = drop_old_copies(&f);
 	}

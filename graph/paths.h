@@ -6,7 +6,8 @@
  * One search from all roots at once gives each object its shortest path, in time linear in the
  * references. A `__dict__` costs nothing, so that an attribute is as far away whether the
  * interpreter keeps it in a dict or inline. At equal length the roots win in the order of enum
- * path_root, then by name. Objects that no root reaches are searched from those among them whose
+ * path_root, then by name, but for what one module holds in its C state and another by a name: that
+ * name is the answer. Objects that no root reaches are searched from those among them whose
  * reference count is above the number of references in the snapshot: C code holds them
  * (PATH_C_REFERENCE). What is left then hangs on a reference cycle (PATH_UNREACHABLE).
  *

@@ -32,6 +32,20 @@ struct search {
 	uint8_t *done;
 };
 
+/* Both are modules themselves. */
+static bool are_modules(const struct reach *r, uint32_t u, uint32_t v)
+{
+	const uint32_t both[] = {r->via[u], r->via[v]};
+
+	for (int i = 0; i < 2; i++) {
+		const struct path_source *s = &r->sources[both[i] & ~REACH_SOURCE];
+
+		if (both[i] == REACH_NONE || !(both[i] & REACH_SOURCE) || s->kind != PATH_MODULE || !s->is_root)
+			return false;
+	}
+	return true;
+}
+
 /*
  * Takes u, and what it holds at no cost, into the tree, and queues what they hold at a cost of 1.
  * A node that is queued at dist + 1 may be found at dist here: then it goes into the tree now.
@@ -65,9 +79,12 @@ static void expand(struct search *q, uint32_t u)
 			} else if (r->dist[v] == d + 1 && !(r->via[v] & REACH_SOURCE)) {
 				const struct graph_edge *by = &g->edges[r->via[v]];
 
-				/* A class is in its module's C state, and has a name there. */
-				if ((by->from == w || by->from == u) &&
-					reach_telling(e->kind) > reach_telling(by->kind))
+				/* A class is in its module's C state, and has a name there; what
+				 * has none there may have one in another module. */
+				if (reach_telling(e->kind) > reach_telling(by->kind) &&
+					(by->from == w || by->from == u ||
+						(!reach_telling(by->kind) &&
+							are_modules(r, u, by->from))))
 					r->via[v] = i;
 			}
 		}

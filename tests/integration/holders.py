@@ -22,14 +22,21 @@ import gc
 import itertools
 import json
 import logging
+import logging.handlers
+import multiprocessing.util
 import os
+import pickle
 import queue
+import sched
+import selectors
 import signal
+import sqlite3
 import sys
 import threading
 import time
 import traceback
 import types
+import unittest.mock
 import warnings
 import weakref
 
@@ -271,7 +278,7 @@ def asyncio_task_set(T):
 COROUTINES = []
 
 
-@case(module(r"^__main__\.COROUTINES\[…\].*local deep"))
+@case(module(r"^__main__\.COROUTINES\[…\]\.(cr_frame…|cr_await) → coroutine_awaiting \(local deep\)$"))
 def coroutine_awaiting(T):
     @types.coroutine
     def suspend():
@@ -1051,6 +1058,209 @@ def running_loop(T):
         ready.set()
         STOP.wait()
     in_thread(work, name="loop-thread")
+
+
+DELEGATING = []
+
+
+@case(module(r"^__main__\.DELEGATING\[…\]\.gi_yieldfrom → yield_from \(local kept\)$", since=11),
+      module(r"^__main__\.DELEGATING\[…\]\.gi_frame(…|\.gi_yieldfrom\.gi_frame) → yield_from \(local kept\)$", until=10))
+def yield_from(T):
+    def below():
+        kept = T()
+        yield 1
+        del kept
+
+    def above():
+        yield from below()
+    for _ in range(N):
+        g = above()
+        next(g)
+        DELEGATING.append(g)
+
+
+LOOPING = []
+
+
+@case(module(r"^__main__\.LOOPING\[…\](\.gi_frame)? → map"))
+def generator_in_a_loop(T):
+    """What is on top of its stack is what it iterates over, not what it waits for."""
+    def generate():
+        for x in map(id, iter([1, T()])):
+            yield x
+    for _ in range(N):
+        g = generate()
+        next(g)
+        LOOPING.append(g)
+
+
+AWAITING = []
+
+
+@case(module(r"^__main__\.AWAITING\[…\]\.(ag_frame\.ag_await\.cr_frame|ag_await) → async_generator_awaiting \(local kept\)$"))
+def async_generator_awaiting(T):
+    @types.coroutine
+    def suspend():
+        yield
+
+    async def below():
+        kept = T()
+        await suspend()
+        return kept
+
+    async def above():
+        yield await below()
+    for _ in range(N):
+        g = above()
+        asend = g.__anext__()
+        asend.send(None)
+        AWAITING.extend((g, asend))
+
+
+TASK_VARIABLE = contextvars.ContextVar("task_request")
+TASK_LIST = []
+
+
+@case(module(r"^__main__\.TASK_LIST\[…\]\._context\.vars\.root(\[…\])?\['task_request'\]$"))
+def context_of_a_task(T):
+    async def wait_for_ever(event):
+        await event.wait()
+
+    async def start():
+        event = asyncio.Event()
+        for _ in range(N):
+            TASK_VARIABLE.set(T())
+            TASK_LIST.append(asyncio.ensure_future(wait_for_ever(event)))
+        TASK_VARIABLE.set(None)
+        await asyncio.sleep(0)
+    loop = asyncio.new_event_loop()
+    TASK_LIST.append(loop)
+    contextvars.copy_context().run(loop.run_until_complete, start())
+
+
+MANAGERS = []
+
+
+@case(module(r"^__main__\.MANAGERS\[…\]\.gen(\.gi_frame)? → context_manager_left_open \(local kept\)$"))
+def context_manager_left_open(T):
+    @contextlib.contextmanager
+    def manager():
+        kept = T()
+        yield
+        del kept
+    for _ in range(N):
+        m = manager()
+        m.__enter__()
+        MANAGERS.append(m)
+
+
+WATCHED, REFERENCES = [], []
+
+
+@case(module(r"^__main__\.REFERENCES\[…\]\.__callback__\.__defaults__\[0\]$"))
+def weak_reference_callback(T):
+    for _ in range(N):
+        o = Node()
+        WATCHED.append(o)
+        REFERENCES.append(weakref.ref(o, lambda r, kept=T(): None))
+
+
+GROUPS = []
+
+
+@case(module(r"^__main__\.GROUPS\[…\]\.exceptions\[0\]\.args\[0\]$"), since=11)
+def exception_group(T):
+    group = getattr(builtins, "ExceptionGroup")
+    for _ in range(N):
+        GROUPS.append(group("several", [ValueError(T())]))
+
+
+ALIASES = []
+
+
+@case(module(r"^__main__\.ALIASES\[…\]\.__args__\[0\]$"), since=9)
+def generic_alias(T):
+    for _ in range(N):
+        ALIASES.append(types.GenericAlias(list, (T(),)))
+
+
+# ---- what libraries keep ----------------------------------------------------------------------
+
+MOCK = unittest.mock.Mock()
+
+
+@case(module(r"^__main__\.MOCK\._mock_mock_calls\[…\]\[1\]\[0\]$"))
+def mock_calls(T):
+    for _ in range(N):
+        MOCK.method(T())
+
+
+BUFFER = logging.handlers.MemoryHandler(100000, flushLevel=1000)
+
+
+@case(module(r"^__main__\.BUFFER\.buffer\[…\]\.args\[0\]$"))
+def log_records(T):
+    log = logging.Logger("aside")
+    log.addHandler(BUFFER)
+    for _ in range(N):
+        log.warning("%s", T())
+
+
+@case(module(r"^multiprocessing\.util\._finalizer_registry\['…'\]\._args\[0\]$", root=r"multiprocessing\.util"))
+def multiprocessing_finalizers(T):
+    for _ in range(N):
+        multiprocessing.util.Finalize(None, print, args=(T(),), exitpriority=1)
+
+
+SCHEDULER = sched.scheduler()
+
+
+@case(module(r"^__main__\.SCHEDULER\._queue\[…\]\[[34]\]\[0\]$"))
+def scheduler_queue(T):
+    for i in range(N):
+        SCHEDULER.enter(100000 + i, 1, print, (T(),))
+
+
+SELECTOR = selectors.SelectSelector()
+
+
+@case(module(r"^__main__\.SELECTOR\._fd_to_key\['…'\]\[3\]$"))
+def selector_data(T):
+    for _ in range(N):
+        SELECTOR.register(os.pipe()[0], selectors.EVENT_READ, T())
+
+
+@case(module(r"^gc\.garbage\[…\]$", root="gc"))
+def gc_garbage(T):
+    gc.garbage.extend(T() for _ in range(N))
+
+
+@case(module(r"^sys\.excepthook\.kept\[…\]$", root="sys"))
+def exception_hook(T):
+    def hook(*args): pass
+    hook.kept = [T() for _ in range(N)]
+    sys.excepthook = hook
+
+
+PICKLER = pickle.Pickler(open(os.devnull, "wb"))
+
+
+# its memo is a table of C, which shows what it holds in later versions
+@case(Want("c-reference", "^malloc'ed block$", "^pickle_memo$"), until=10)
+def pickle_memo(T):
+    T.__reduce__ = lambda self: (int, ())
+    for _ in range(N):
+        PICKLER.dump(T())
+
+
+DATABASE = sqlite3.connect(":memory:")
+
+
+@case(Want("c-reference", "^malloc'ed block$", r"\.__defaults__\[0\]$"))
+def sqlite_functions(T):
+    for i in range(N):
+        def function(kept=T()): pass
+        DATABASE.create_function("f%d" % i, 0, function)
 
 
 # ---- C code -----------------------------------------------------------------------------------
