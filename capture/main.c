@@ -371,6 +371,10 @@ static int read_copy(
 		return err_set(err, r, "out of memory for the roots of pid %d", (int)j->pid);
 	if (g->frames_cut)
 		job_truncate(j, LEVEL_OBJECTS, "a thread has more than %u frames", FRAMES_MAX);
+	if (python_interpreters(j->python) > 1 && j->python->minor > 8)
+		job_truncate(j, LEVEL_OBJECTS,
+			"the process has %d interpreters, and only the main one's objects are here",
+			python_interpreters(j->python));
 	if (j->level < LEVEL_NEIGHBOURHOOD) {
 		r = read_outside(j, &w, v, s, err);
 		if (r == -E2BIG)

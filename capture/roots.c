@@ -12,18 +12,26 @@
 #define MODULES_MAX    (1u << 20)
 #define ATEXIT_MAX     4096
 #define FRAME_NAME_MAX 512
+#define INTERPRETERS_MAX 64
 
 struct roots {
 	struct graph *graph;
 	struct view *view;
 	struct strings *strings;
+	uint64_t interp;
+	char prefix[48];       /* of names: which interpreter, "" for the main one */
 	uint64_t threads_dict; /* threading._active */
 	int error;
 };
 
 static uint32_t text(struct roots *r, const char *s)
 {
-	return strings_add(r->strings, s, strlen(s));
+	char name[sizeof(r->prefix) + FRAME_NAME_MAX];
+
+	if (!r->prefix[0])
+		return strings_add(r->strings, s, strlen(s));
+	snprintf(name, sizeof(name), "%s%.511s", r->prefix, s);
+	return strings_add(r->strings, name, strlen(name));
 }
 
 /* As the walker's untracked(): whether o is certainly in no ring. */
@@ -252,9 +260,9 @@ static void add_thread(struct roots *r, uint64_t ts, struct frame_info *frames)
 }
 
 /* threading._active */
-static uint64_t threads_dict(struct view *v)
+static uint64_t threads_dict(struct view *v, uint64_t interp)
 {
-	uint64_t modules = view_u64(v, v->python->interp + (uint64_t)v->l->interp_modules);
+	uint64_t modules = view_u64(v, interp + (uint64_t)v->l->interp_modules);
 	uint64_t threading = view_dict_get(v, modules, "threading");
 
 	return threading ? view_dict_get(v, view_u64(v, threading + (uint64_t)v->l->module_dict),
@@ -264,7 +272,7 @@ static uint64_t threads_dict(struct view *v)
 
 size_t roots_threads(struct view *v, struct roots_thread *ret, size_t max)
 {
-	struct roots r = {.view = v, .threads_dict = threads_dict(v)};
+	struct roots r = {.view = v, .threads_dict = threads_dict(v, v->python->interp)};
 	uint64_t ts = view_u64(v, v->python->interp + (uint64_t)v->l->interp_tstate_head);
 	size_t n = 0;
 
@@ -286,8 +294,8 @@ static void add_threads(struct roots *r)
 		r->error = -ENOMEM;
 		return;
 	}
-	r->threads_dict = threads_dict(v);
-	ts = view_u64(v, v->python->interp + (uint64_t)v->l->interp_tstate_head);
+	r->threads_dict = threads_dict(v, r->interp);
+	ts = view_u64(v, r->interp + (uint64_t)v->l->interp_tstate_head);
 	for (int i = 0; ts && i < THREADS_MAX && !r->error; i++) {
 		add_thread(r, ts, frames);
 		ts = view_u64(v, ts + (uint64_t)v->l->ts_next);
@@ -303,7 +311,7 @@ static void add_atexit(struct roots *r, uint32_t name)
 {
 	struct view *v = r->view;
 	const struct layout *l = v->l;
-	uint64_t interp = v->python->interp, array = 0;
+	uint64_t interp = r->interp, array = 0;
 	int32_t n = 0;
 
 	if (l->minor <= 9) {
@@ -438,13 +446,12 @@ static void add_signals(struct roots *r)
 	}
 }
 
+/* What an interpreter holds itself. */
 static void add_interpreter(struct roots *r)
 {
 	struct view *v = r->view;
 	const struct layout *l = v->l;
-	uint64_t interp = v->python->interp;
-	uint64_t gc = l->minor == 8 ? v->python->runtime + (uint64_t)l->rt_gc
-				    : interp + (uint64_t)l->interp_gc;
+	uint64_t interp = r->interp;
 	const struct {
 		const char *name;
 		int32_t offset;
@@ -486,6 +493,16 @@ static void add_interpreter(struct roots *r)
 	add_atexit(r, text(r, "atexit"));
 	if (l->interp_pending_calls >= 0)
 		add_pending(r, interp + (uint64_t)l->interp_pending_calls);
+}
+
+/* What all interpreters share, and what only the main one has. */
+static void add_runtime(struct roots *r)
+{
+	struct view *v = r->view;
+	const struct layout *l = v->l;
+	uint64_t gc = l->minor == 8 ? v->python->runtime + (uint64_t)l->rt_gc
+				    : r->interp + (uint64_t)l->interp_gc;
+
 	if (l->rt_pending_main >= 0)
 		add_pending(r, v->python->runtime + (uint64_t)l->rt_pending_main);
 	add_monitoring(r);
@@ -496,14 +513,40 @@ static void add_interpreter(struct roots *r)
 		text(r, "gc.callbacks"), EDGE_PLAIN, 0);
 }
 
+static void add_roots_of(struct roots *r)
+{
+	struct view *v = r->view;
+
+	(void)view_dict_each(v, view_u64(v, r->interp + (uint64_t)v->l->interp_modules),
+		MODULES_MAX, add_module, r);
+	add_interpreter(r);
+	add_threads(r);
+}
+
+/* Up to 3.8 all interpreters have one collector, and so the objects of all are here. */
+static void add_other_interpreters(struct roots *r)
+{
+	struct view *v = r->view;
+	uint64_t at = view_u64(v, v->python->runtime + (uint64_t)v->l->rt_interp_head);
+
+	for (int i = 0; at && i < INTERPRETERS_MAX && !r->error; i++) {
+		r->interp = at;
+		snprintf(r->prefix, sizeof(r->prefix), "interpreter %" PRIu64 ": ",
+			view_u64(v, at + (uint64_t)v->l->interp_id));
+		if (at != v->python->interp)
+			add_roots_of(r);
+		at = view_u64(v, at + (uint64_t)v->l->interp_next);
+	}
+}
+
 int roots_collect(struct graph *g, struct view *v, struct strings *s)
 {
-	struct roots r = {.graph = g, .view = v, .strings = s};
+	struct roots r = {.graph = g, .view = v, .strings = s, .interp = v->python->interp};
 
-	(void)view_dict_each(v, view_u64(v, v->python->interp + (uint64_t)v->l->interp_modules),
-		MODULES_MAX, add_module, &r);
-	add_interpreter(&r);
-	add_threads(&r);
+	add_roots_of(&r);
+	add_runtime(&r);
+	if (v->l->minor == 8)
+		add_other_interpreters(&r);
 	return r.error;
 }
 

@@ -54,7 +54,9 @@ class Holders(unittest.TestCase):
             done = subprocess.run([EXPLAIN, *args, folder], capture_output=True, text=True, check=False)
             self.assertEqual(done.returncode, 0, done.stderr)
             with open(os.path.join(folder, "dump.json"), encoding="utf-8") as f:
-                suspects.update((s["type"], s) for s in json.load(f)["suspects"])
+                document = json.load(f)
+            suspects.update((s["type"], s) for s in document["suspects"])
+            self.truncated = document["truncated"]
             for name in ("dump.json", "chain.dot", "chain.svg", "report.html"):
                 os.unlink(os.path.join(folder, name))
         return suspects
@@ -86,6 +88,54 @@ class Holders(unittest.TestCase):
         except builds.Unavailable as e:
             self.skipTest(f"cannot run here: {e}")
         self.check(build)
+
+
+INTERPRETERS = r"""
+import _xxsubinterpreters, json, sys
+class Mine: pass
+MINE = [Mine() for _ in range(30)]
+OTHER = _xxsubinterpreters.create()  # it ends with the last reference to its id
+_xxsubinterpreters.run_string(OTHER, '''
+import collections
+class Inner: pass
+KEPT = {n: Inner() for n in range(40)}
+collections.LEFT = [Inner() for _ in range(60)]
+''')
+print(json.dumps({"cases": {}}), flush=True)
+sys.stdin.readline()
+"""
+
+
+class Interpreters(Holders):
+    """Several in a process. Up to 3.8 they have one collector, later each its own, and only the
+    main one's objects are read, which the dump says."""
+
+    def check(self, build):
+        self.addCleanup(build.end)
+        here, there = build.folder()
+        self.addCleanup(shutil.rmtree, here, ignore_errors=True)
+        with open(os.path.join(here, "several.py"), "w", encoding="utf-8") as f:
+            f.write(INTERPRETERS)
+        p = build.popen(there + "/several.py", stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.addCleanup(p.communicate, "\n")
+        self.assertTrue(p.stdout.readline())
+        shared = " 3.8" in " " + build.name
+        suspects = self.explain(p.pid, ["__main__.Mine"] + ["__main__.Inner"] * shared)
+        self.assertEqual([x["expression"] for x in suspects["__main__.Mine"]["paths"]], ["__main__.MINE[…]"])
+        if shared:
+            self.assertIsNone(self.truncated)
+            self.assertEqual([(x["root"], x["expression"], x["share"]) for x in suspects["__main__.Inner"]["paths"]], [
+                ({"kind": "module", "name": "interpreter 1: collections"}, "interpreter 1: collections.LEFT[…]", 0.6),
+                ({"kind": "module", "name": "interpreter 1: __main__"}, "interpreter 1: __main__.KEPT['…']", 0.4)])
+        else:
+            self.assertEqual(self.truncated, {"level": "objects", "reason": "the process has 2 interpreters, and "
+                                              "only the main one's objects are here"})
+
+    def test_system_python(self):
+        for name, how in builds.ROWS:
+            if how[0] == "debian" and how[1] == builds.suite_here() and how[2] == "3.11":
+                return self.row(name, how)
+        self.skipTest("cannot run here: this release's own Python captures no process with several interpreters")
 
 
 POOL = """

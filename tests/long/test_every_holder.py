@@ -20,6 +20,11 @@ class EveryHolder(test_holders.Holders):
     pass
 
 
+class Interpreters(test_holders.Interpreters):
+    def test_3_8(self):
+        self.row(builds.ROWS[0][0], builds.ROWS[0][1], ROOTS)
+
+
 def add(name, how):
     def test(self):
         self.row(name, how, ROOTS)
