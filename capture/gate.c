@@ -278,13 +278,13 @@ static enum verdict try_all(
 	return OPEN;
 }
 
-static int hopeless(const struct job *j, int r, struct err *err)
+static int hopeless(struct job *j, int r, struct err *err)
 {
 	if (r == -EBUSY)
-		return err_set(err, -EBUSY,
+		return job_refuse(j, CAPTURE_BY_STOP, err, -EBUSY,
 			"pid %d is stopped (SIGSTOP): not capturable now; try again when it runs",
 			(int)j->pid);
-	return err_set(err, -EBUSY,
+	return job_refuse(j, CAPTURE_BY_TRACER, err, -EBUSY,
 		"pid %d cannot be traced (%s): a debugger may be attached, or a security module "
 		"forbids it",
 		(int)j->pid, strerror(-r));

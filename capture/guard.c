@@ -38,14 +38,20 @@ static int check_memory(struct guard *g, struct err *err)
 	for (int i = 0; i < 2; i++) {
 		uint64_t floor = (uint64_t)(j->req.headroom / 2 * (double)room[i].limit_bytes);
 
-		if ((room[i].limit_bytes == 0 ||
-			    room[i].free_bytes >= MAX(floor, MEMORY_FLOOR)) &&
-			pressure[i].full_us <= g->stalled_us[i] + STALL_MAX_US)
-			continue;
-		return err_set(err, -EDQUOT,
-			"pid %d: memory of %s ran short during the capture, which was given up; "
-			"try when more is free",
-			(int)j->pid, i == 0 ? "its control group" : "this host");
+		const char *whose = i == 0 ? "its control group" : "this host";
+
+		if (room[i].limit_bytes > 0 && room[i].free_bytes < MAX(floor, MEMORY_FLOOR))
+			return err_set(err, -EDQUOT,
+				"pid %d: memory of %s ran short during the capture, which was "
+				"given up; try when more is free",
+				(int)j->pid, whose);
+		if (pressure[i].full_us > g->stalled_us[i] + STALL_MAX_US) {
+			g->refusal = CAPTURE_BY_PRESSURE;
+			return err_set(err, -EDQUOT,
+				"pid %d: %s stood still for memory during the capture (pressure "
+				"stall information), which was given up; try when more is free",
+				(int)j->pid, whose);
+		}
 	}
 	return 0;
 }
@@ -59,9 +65,13 @@ static int look(struct guard *g, const struct pollfd *p, struct err *err)
 		return err_set(err, -ESRCH, "pid %d ended while it was captured", (int)j->pid);
 	if (p[2].revents & (POLLHUP | POLLERR))
 		return err_set(err, -ECANCELED, "nobody waits for this capture any more");
-	if (now_monotonic_ns() >= j->deadline_ns)
-		return err_set(err, -ETIMEDOUT, "pid %d: the capture did not end by its deadline",
+	if (now_monotonic_ns() >= j->deadline_ns) {
+		g->refusal = CAPTURE_BY_DEADLINE;
+		return err_set(err, -EDQUOT,
+			"pid %d: the capture did not end by dump.deadline and was given up: raise "
+			"that, or try when this host has less to do",
 			(int)j->pid);
+	}
 	if (preflight_stack_start(j->pid, &stack) < 0 || stack != j->facts.stack_start)
 		return err_set(err, -ESRCH, "pid %d started another program while it was captured",
 			(int)j->pid);

@@ -28,6 +28,7 @@ struct guard {
 	uint64_t stalled_us[2]; /* for memory when the copy was made: group, host */
 	atomic_int fired; /* negative errno: why the copy was killed */
 	struct err err;   /* the same in words; valid once fired */
+	enum capture_refusal refusal; /* and for a machine, where the errno leaves it open */
 };
 
 /* Starts watching over j->child. */

@@ -21,6 +21,36 @@ void job_die_at(const struct job *j, enum step step)
 		kill(peer.pid, SIGKILL);
 }
 
+int job_refuse(struct job *j, enum capture_refusal why, struct err *err, int r, const char *fmt, ...)
+{
+	va_list ap;
+
+	j->refusal = why;
+	va_start(ap, fmt);
+	vsnprintf(err->msg, sizeof(err->msg), fmt, ap);
+	va_end(ap);
+	return r;
+}
+
+enum capture_refusal job_refusal(const struct job *j, int r)
+{
+	if (j->refusal != CAPTURE_NOT_REFUSED)
+		return j->refusal;
+	switch (r) {
+	case -EDQUOT:
+		return CAPTURE_BY_MEMORY;
+	case -EOPNOTSUPP:
+		return CAPTURE_BY_KIND;
+	case -EAGAIN:
+	case -EBUSY:
+		return CAPTURE_BY_MOMENT;
+	case -EPERM:
+	case -EACCES:
+		return CAPTURE_BY_RIGHT;
+	}
+	return CAPTURE_BY_OTHER;
+}
+
 uint64_t job_time_left(const struct job *j, uint64_t max_ns)
 {
 	uint64_t now = now_monotonic_ns();

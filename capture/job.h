@@ -92,12 +92,20 @@ struct job {
 	uint64_t gate_stops_ns; /* stops that led to nothing, summed */
 	unsigned tries;
 	uint32_t skipped;
+	enum capture_refusal refusal; /* not set: told by the errno */
 	enum level level;
 	char truncated_why[256];
 };
 
 /* Kills the helper, or the daemon, on the spot if the request asks for that at this step (tests). */
 void job_die_at(const struct job *j, enum step step);
+
+/* As err_set(), and notes which guard says no. */
+int job_refuse(struct job *j, enum capture_refusal why, struct err *err, int r, const char *fmt, ...)
+	_printf_(5, 6);
+
+/* Which one it was that ended the capture with r. */
+enum capture_refusal job_refusal(const struct job *j, int r);
 
 /* Time left until the deadline, at most max_ns. */
 uint64_t job_time_left(const struct job *j, uint64_t max_ns);

@@ -138,7 +138,7 @@ static int take_lock(struct job *j, struct err *err)
 		/* flock() has no time limit, and a signal to end a wait would be one more thing
 		 * to go wrong: look now and then */
 		if (errno != EWOULDBLOCK || now_monotonic_ns() >= until)
-			return err_set(err, -EBUSY,
+			return job_refuse(j, CAPTURE_BY_TURN, err, -EBUSY,
 				"another capture is running on this host: one at a time; try "
 				"again");
 		nanosleep(&ts, NULL);
@@ -407,6 +407,8 @@ static int use_copy(struct job *j, const struct cgroup *memory, struct graph *g,
 	r = read_copy(j, &guard, g, s, err);
 	/* killed while names were read from it: they may be nonsense */
 	killed = guard_check(&guard, err);
+	if (killed < 0)
+		j->refusal = guard.refusal;
 	guard_stop(&guard);
 	return killed < 0 ? killed : r;
 }
@@ -459,7 +461,8 @@ static void answer(const struct job *j, const struct graph *g, int r, const stru
 		.objects = g->n_nodes,
 		.edges = g->n_edges,
 		.truncated = j->level,
-		.tries = j->tries};
+		.tries = j->tries,
+		.refusal = code_of(r) == CAPTURE_REFUSED ? job_refusal(j, r) : CAPTURE_NOT_REFUSED};
 
 	snprintf(m.text, sizeof(m.text), "%s", r < 0 ? err->msg : j->truncated_why);
 	(void)!send(j->sock, &m, sizeof(m), MSG_NOSIGNAL);

@@ -101,16 +101,16 @@ bool preflight_shadow_stack(const char *status)
 	return at && at < end;
 }
 
-static int check_state(const struct job *j, const char *status, struct err *err)
+static int check_state(struct job *j, const char *status, struct err *err)
 {
 	const struct proc_info *i = &j->info;
 
 	if (i->tracer > 0)
-		return err_set(err, -EBUSY,
+		return job_refuse(j, CAPTURE_BY_TRACER, err, -EBUSY,
 			"pid %d (%s) is being traced by pid %d: not capturable until that detaches",
 			(int)j->pid, i->comm, (int)i->tracer);
 	if (i->state == 'T' || i->state == 't')
-		return err_set(err, -EBUSY,
+		return job_refuse(j, CAPTURE_BY_STOP, err, -EBUSY,
 			"pid %d (%s) is stopped (state %c): not capturable now; let it go on with "
 			"SIGCONT first",
 			(int)j->pid, i->comm, i->state);
@@ -131,20 +131,20 @@ static int check_seccomp(struct job *j, struct err *err)
 	if (j->info.seccomp_mode <= 0)
 		return 0;
 	if (j->info.seccomp_mode == 1)
-		return err_set(err, -EOPNOTSUPP, "pid %d is under strict seccomp: not captured",
-			(int)j->pid);
+		return job_refuse(j, CAPTURE_BY_SECCOMP, err, -EOPNOTSUPP,
+			"pid %d is under strict seccomp: not captured", (int)j->pid);
 	if (!read_text("/proc/self/status", own, sizeof(own)))
 		return err_set(err, -EPERM, "cannot read /proc/self/status");
 	v = field(own, "CapEff");
 	caps = v ? strtoull(v, NULL, 16) : 0;
 	if (!(caps >> CAP_SYS_ADMIN_BIT & 1))
-		return err_set(err, -EPERM,
+		return job_refuse(j, CAPTURE_BY_SECCOMP, err, -EPERM,
 			"pid %d is under a seccomp filter: the capture helper needs CAP_SYS_ADMIN "
 			"to lift it for one system call",
 			(int)j->pid);
 	v = field(own, "Seccomp");
 	if (v && strtol(v, NULL, 10) != 0)
-		return err_set(err, -EPERM,
+		return job_refuse(j, CAPTURE_BY_SECCOMP, err, -EPERM,
 			"pid %d is under a seccomp filter, which the kernel lets only a helper "
 			"lift that is under none itself: run pyleak-capture without "
 			"SystemCallFilter= or container filter",
@@ -178,14 +178,14 @@ static int check_memory(struct job *j, const struct cgroup *memory, struct err *
 
 /* Where everybody waits for memory already, the pages that a copy makes the target copy are taken from
  * those who wait. */
-static int check_pressure(const struct job *j, const struct cgroup *memory, struct err *err)
+static int check_pressure(struct job *j, const struct cgroup *memory, struct err *err)
 {
 	struct memory_pressure p[2];
 
 	cgroup_memory_pressure(memory, &p[0], &p[1]);
 	for (int i = 0; i < 2; i++)
 		if (p[i].full_percent >= PRESSURE_MAX)
-			return err_set(err, -EDQUOT,
+			return job_refuse(j, CAPTURE_BY_PRESSURE, err, -EDQUOT,
 				"pid %d: %s stood still for memory %.1f %% of the last ten seconds "
 				"(pressure stall information), %.0f %% are allowed: try again when "
 				"more is free",
@@ -219,7 +219,7 @@ static uint64_t count_of_user(uid_t uid)
 	return n;
 }
 
-static int check_processes(const struct job *j, const char *status, struct err *err)
+static int check_processes(struct job *j, const char *status, struct err *err)
 {
 	struct cgroup pids;
 	char path[64], limits[8192];
@@ -229,7 +229,7 @@ static int check_processes(const struct job *j, const char *status, struct err *
 	cgroup_find(j->pid, "pids", &pids);
 	left = cgroup_pids_free(&pids);
 	if (left < PROCESSES_FREE)
-		return err_set(err, -EDQUOT,
+		return job_refuse(j, CAPTURE_BY_PROCESSES, err, -EDQUOT,
 			"pid %d: its control group may have only %" PRIu64
 			" more processes (pids.max), %d are wanted: the copy counts as one",
 			(int)j->pid, left, PROCESSES_FREE);
@@ -247,7 +247,7 @@ static int check_processes(const struct job *j, const char *status, struct err *
 	uint64_t max = strtoull(v, NULL, 10), now = count_of_user(uid);
 	left = max > now ? max - now : 0;
 	if (left < PROCESSES_FREE)
-		return err_set(err, -EDQUOT,
+		return job_refuse(j, CAPTURE_BY_PROCESSES, err, -EDQUOT,
 			"pid %d: its user may have only %" PRIu64
 			" more processes (RLIMIT_NPROC %" PRIu64
 			"), %d are wanted: the copy counts as one",
@@ -287,7 +287,7 @@ static int check_pause(struct job *j, struct err *err)
 		j->facts.rss_anon_bytes - MIN(huge_page_bytes(j->pid), j->facts.rss_anon_bytes));
 	if (j->predicted_ns <= j->req.pause_max_ns || j->req.flags & CAPTURE_FORCE)
 		return 0;
-	return err_set(err, -EDQUOT,
+	return job_refuse(j, CAPTURE_BY_PAUSE, err, -EDQUOT,
 		"pid %d would be stopped for about %s (%s of memory), dump.pause allows %s: use "
 		"--force or raise dump.pause",
 		(int)j->pid, format_duration(predicted, sizeof(predicted), j->predicted_ns),

@@ -53,6 +53,7 @@ struct dump_manager {
 	struct dump_settings s;
 	struct job *first; /* the first one runs */
 	sd_event_source *kick;
+	uint64_t refusals[CAPTURE_REFUSALS];
 };
 
 static void job_next(struct dump_manager *m);
@@ -263,6 +264,14 @@ static int job_timer(struct job *j, uint64_t usec)
 
 /* ---- capture ------------------------------------------------------------------------------- */
 
+/* A number that this daemon does not know, or none, is counted, too. */
+static void count_refusal(struct dump_manager *m, unsigned refusal)
+{
+	bool known = refusal > CAPTURE_NOT_REFUSED && refusal < CAPTURE_REFUSALS;
+
+	m->refusals[known ? refusal : CAPTURE_BY_OTHER]++;
+}
+
 static void capture_ended(struct job *j)
 {
 	const struct capture_message *r = &j->result;
@@ -279,6 +288,7 @@ static void capture_ended(struct job *j)
 	} else if (r->code == CAPTURE_NO) {
 		job_finish(j, "failed", EXIT_NO, text);
 	} else if (r->code == CAPTURE_REFUSED) {
+		count_refusal(j->m, r->refusal);
 		job_finish(j, "refused", EXIT_REFUSED, text);
 	} else {
 		job_finish(j, "failed", EXIT_BROKEN, text);
@@ -596,9 +606,11 @@ int dump_start(struct dump_manager *m, const struct dump_request *r, char ret_id
 
 	for (tail = &m->first; *tail; tail = &(*tail)->next)
 		n++;
-	if (n >= DUMP_QUEUE_MAX)
+	if (n >= DUMP_QUEUE_MAX) {
+		count_refusal(m, CAPTURE_BY_QUEUE);
 		return err_set(err, -EBUSY,
 			"%u dumps are waiting already, one runs at a time: try again later", n);
+	}
 	j = calloc(1, sizeof(*j));
 	if (!j)
 		return err_set(err, -ENOMEM, "out of memory");
@@ -649,4 +661,31 @@ unsigned dump_pending(const struct dump_manager *m, pid_t pid)
 	for (const struct job *j = m->first; j; j = j->next)
 		n += !pid || j->d.pid == pid;
 	return n;
+}
+
+uint64_t dump_refusals(const struct dump_manager *m, unsigned refusal)
+{
+	return refusal < CAPTURE_REFUSALS ? m->refusals[refusal] : 0;
+}
+
+const char *dump_refusal_name(unsigned refusal)
+{
+	static const char *const name[CAPTURE_REFUSALS] = {
+		[CAPTURE_BY_PAUSE] = "pause",
+		[CAPTURE_BY_MEMORY] = "memory",
+		[CAPTURE_BY_PRESSURE] = "pressure",
+		[CAPTURE_BY_PROCESSES] = "processes",
+		[CAPTURE_BY_TRACER] = "traced",
+		[CAPTURE_BY_STOP] = "stopped",
+		[CAPTURE_BY_SECCOMP] = "seccomp",
+		[CAPTURE_BY_KIND] = "unsupported",
+		[CAPTURE_BY_MOMENT] = "moment",
+		[CAPTURE_BY_DEADLINE] = "deadline",
+		[CAPTURE_BY_TURN] = "turn",
+		[CAPTURE_BY_RIGHT] = "permission",
+		[CAPTURE_BY_QUEUE] = "queue",
+		[CAPTURE_BY_OTHER] = "other",
+	};
+
+	return refusal < CAPTURE_REFUSALS ? name[refusal] : NULL;
 }

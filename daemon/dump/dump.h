@@ -78,6 +78,11 @@ void dump_forget(struct dump_manager *m, void *userdata);
 /* Number of jobs queued or running for that pid (0: all). */
 unsigned dump_pending(const struct dump_manager *m, pid_t pid);
 
+/* How many dumps were refused for that reason (enum capture_refusal) since the daemon started, and what
+ * metrics call it. */
+uint64_t dump_refusals(const struct dump_manager *m, unsigned refusal);
+const char *dump_refusal_name(unsigned refusal);
+
 /* "started directly" or "through /run/pyleak/capture.sock": for logs and --support. */
 const char *dump_helper_way(void);
 

@@ -8,6 +8,7 @@
 #include "daemon/util/macros.h"
 #include "daemon/util/utf8.h"
 #include "daemon/watch/suspects.h"
+#include "pyleak/capture.h"
 
 /* A label's value: \ and " escaped, and fit to be shown. */
 static void write_text(FILE *f, const char *text)
@@ -200,6 +201,18 @@ static void write_suspects(const struct watch *w, FILE *f)
 	}
 }
 
+/* All of them from the start: a series that comes into being at its first refusal has no rate there. */
+static void write_refusals(const struct watch *w, FILE *f)
+{
+	const struct dump_manager *m = watch_get_options(w)->dumps;
+
+	head(f, "pyleak_dump_refusals_total", "counter",
+		"Dumps that were refused, or given up, to spare their target.");
+	for (unsigned k = CAPTURE_NOT_REFUSED + 1; k < CAPTURE_REFUSALS; k++)
+		fprintf(f, "pyleak_dump_refusals_total{reason=\"%s\"} %" PRIu64 "\n",
+			dump_refusal_name(k), dump_refusals(m, k));
+}
+
 /* Under the names that every Prometheus client library uses for it. */
 static void write_self(FILE *f)
 {
@@ -238,4 +251,5 @@ void metrics_write(const struct watch *w, FILE *f)
 	write_scopes(w, f);
 	write_restarts(w, f);
 	write_suspects(w, f);
+	write_refusals(w, f);
 }

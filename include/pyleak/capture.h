@@ -13,7 +13,7 @@
 
 #include <stdint.h>
 
-#define CAPTURE_PROTOCOL 1
+#define CAPTURE_PROTOCOL 2
 
 enum capture_keys {
 	CAPTURE_KEYS_OFF,	  /* never name a dict key */
@@ -54,6 +54,26 @@ enum capture_code {
 	CAPTURE_FAILED = 5,
 };
 
+/* Which guard it was, for a machine; `text` says the same to a person and with figures. */
+enum capture_refusal {
+	CAPTURE_NOT_REFUSED,
+	CAPTURE_BY_PAUSE,	/* the stop would be longer than dump.pause */
+	CAPTURE_BY_MEMORY,	/* too little is free, or became so while the copy lived */
+	CAPTURE_BY_PRESSURE,	/* everybody waits for memory, or came to */
+	CAPTURE_BY_PROCESSES,	/* RLIMIT_NPROC, pids.max */
+	CAPTURE_BY_TRACER,	/* a debugger is there */
+	CAPTURE_BY_STOP,	/* SIGSTOP */
+	CAPTURE_BY_SECCOMP,	/* a filter that this helper may not lift */
+	CAPTURE_BY_KIND,	/* of process: 32 bits, musl, shadow stack, several interpreters */
+	CAPTURE_BY_MOMENT,	/* none was safe */
+	CAPTURE_BY_DEADLINE,	/* the copy was not read by then */
+	CAPTURE_BY_TURN,	/* another capture runs on this host */
+	CAPTURE_BY_RIGHT,	/* the helper lacks one, or a security module says no */
+	CAPTURE_BY_QUEUE,	/* the daemon's: too many dumps wait already */
+	CAPTURE_BY_OTHER,
+	CAPTURE_REFUSALS,
+};
+
 struct capture_message {
 	uint32_t protocol;
 	uint32_t kind; /* enum capture_message_kind */
@@ -65,7 +85,8 @@ struct capture_message {
 	uint64_t objects, edges;
 	uint32_t truncated; /* 0 whole graph; 1: `text` says why it is not all there */
 	uint32_t tries;	    /* gate attempts */
-	char text[512];	    /* progress or error in words */
+	uint32_t refusal;   /* enum capture_refusal, for CAPTURE_REFUSED */
+	char text[508];	    /* progress or error in words */
 };
 
 _Static_assert(sizeof(struct capture_request) == 64, "protocol");

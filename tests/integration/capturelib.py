@@ -16,17 +16,20 @@ import unittest
 BUILD = os.environ.get("PYLEAK_BUILD", "build")
 HELPER = os.path.abspath(os.path.join(BUILD, "pyleak-capture"))
 
+PROTOCOL = 2
 DONE, NO, REFUSED, FAILED = 0, 1, 4, 5
+REFUSALS = ("", "pause", "memory", "pressure", "processes", "traced", "stopped", "seccomp", "unsupported",
+            "moment", "deadline", "turn", "permission", "queue", "other")
 KEYS_OFF, KEYS_IDENTIFIERS, KEYS_ALL = 0, 1, 2
 FORCE = 1
 DIE_DAEMON = 1 << 31  # in die_at: kill the daemon there, not yourself
 
 REQUEST = struct.Struct("<IiQQQQdIIII")
-MESSAGE = struct.Struct("<IIiIQQQQQII512s")
+MESSAGE = struct.Struct("<IIiIQQQQQIII508s")
 assert REQUEST.size == 64 and MESSAGE.size == 576
 
 Result = collections.namedtuple(
-    "Result", "code skipped predicted_ns pause_ns duration_ns objects edges truncated tries text")
+    "Result", "code skipped predicted_ns pause_ns duration_ns objects edges truncated tries refusal text")
 
 
 def start_ticks(pid):
@@ -61,7 +64,7 @@ def capture(pid, out=None, ticks=None, pause_max=2.0, deadline=30.0, max_objects
         theirs.close()
         if started:
             started(helper)
-        request = REQUEST.pack(1, pid, ticks, int(pause_max * 1e9), int(deadline * 1e9),
+        request = REQUEST.pack(PROTOCOL, pid, ticks, int(pause_max * 1e9), int(deadline * 1e9),
                                max_objects, headroom, keys, flags, die_at, memory_mib)
         request += b"".join(t.encode() + b"\0" for t in types)
         result = None
@@ -73,9 +76,9 @@ def capture(pid, out=None, ticks=None, pause_max=2.0, deadline=30.0, max_objects
                 if not data:
                     break
                 f = MESSAGE.unpack(data)
-                text = f[11].split(b"\0")[0].decode()
+                text = f[12].split(b"\0")[0].decode()
                 if f[1] == 2:
-                    result = Result(*f[2:11], text)
+                    result = Result(*f[2:11], REFUSALS[f[11]], text)
                 elif progress:
                     progress(f[6], text)  # ns since the request
         except (BrokenPipeError, ConnectionResetError):

@@ -27,6 +27,12 @@ def interpreters():
     return found
 
 
+def stopped(pid):
+    """Whether a process is, by SIGSTOP or a tracer."""
+    with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as f:
+        return f.read().rpartition(")")[2].split()[0] in "Tt"
+
+
 class Target:
     """A Python that runs `code` with helpers to speak with us: say(obj) prints a line of JSON,
     hear() waits for a line from us."""

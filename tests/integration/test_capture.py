@@ -4,6 +4,7 @@ target is never worse off is proved in tests/safety."""
 import array
 import collections
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import capturelib as lib  # noqa: E402
-from capturelib import Case, children  # noqa: E402
+from capturelib import Case, children, status  # noqa: E402
 from harness import SYSTEM_PYTHON, Target, interpreters  # noqa: E402
 
 TIMEOUT = 1500
@@ -353,13 +354,60 @@ say(id(CACHE)); hear(); say(2)
         target = Target(self, self.CODE)
         target.hear()
         result = lib.capture(target.pid, memory_mib=4)
-        self.assertEqual(result.code, lib.REFUSED, result.text)
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "memory"), result.text)
         self.assertIn("memory", result.text)
         self.assertEqual(target.ask(), 2)
+
+    # What the collector does not track is most of the work, and only of the whole.
+    LONG = """
+class Session: pass
+CACHE = [Session() for _ in range(1000)]
+ballast = [[float(100 * i + k) for k in range(100)] for i in range(5000)]
+say(id(CACHE)); hear(); say(2)
+"""
+
+    def in_time(self, target, level, **options):
+        """A snapshot of that level, because dump.deadline left no time for more. How much time that is
+        depends on what else this machine does: shorter ones are tried until one fits."""
+        when = {}
+        result = lib.capture(target.pid, progress=lambda ns, text: when.setdefault(text.split()[0], ns / 1e9),
+                             **options)
+        self.assertEqual((result.code, result.truncated), (lib.DONE, 0), result.text)
+        seen = []
+        for share in (1.2, 1.0, 0.8, 0.6, 0.4, 1.1, 0.9, 0.7, 0.5, 0.3):
+            with tempfile.TemporaryFile() as f:
+                result = lib.capture(target.pid, f, **options, deadline=when["looking"] + share *
+                                     (when["writing"] - when["looking"]))
+                if result.code != lib.DONE:
+                    # on a busy machine there may be no time for the fork either
+                    self.assertIn(result.refusal, ("deadline", "moment", ""), result)
+                elif result.truncated:
+                    snap = lib.Snapshot(f)
+                    self.assertIn("dump.deadline", snap.meta["truncated"]["reason"])
+                    if snap.meta["truncated"]["level"] == level:
+                        return snap
+                    seen.append(snap.meta["truncated"]["level"])
+        self.fail(f"no {level} in any time, but {seen}")
+
+    def test_short_of_time(self):
+        target = Target(self, self.LONG)
+        cache = target.hear()
+        snap = self.in_time(target, "counts")
+        count = collections.Counter(n.type for n in snap.nodes)
+        self.assertEqual((count["__main__.Session"], snap.n_edges), (1000, 0))
+        self.assertGreater(count["list"], 5000)
+        self.assertEqual(count["float"], 0)
+        snap = self.in_time(target, "neighbourhood", types=["*.Session"])
+        held = {e.to for e in snap.by_addr[cache].edges}
+        self.assertEqual(held, {n.addr for n in snap.nodes if n.type == "__main__.Session"})
+        self.assertEqual(len(held), 1000)
+        self.assertEqual(target.ask(), 2)
+        self.check_well(target)
 
     def test_whole_where_it_fits(self):
         result, snap, _ = self.degraded(types=["*.Session"])
         self.assertIsNone(snap.meta["truncated"])
+        self.assertEqual(result.refusal, "")
         self.assertGreater(snap.n_edges, 300000)
 
 
@@ -389,7 +437,7 @@ class Guards(Case):
         target = Target(self, "big = bytearray(300 << 20)\nsay(1); hear(); say(2)")
         target.hear()
         result = lib.capture(target.pid, pause_max=0.0001)
-        self.assertEqual(result.code, lib.REFUSED)
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "pause"))
         self.assertIn("dump.pause", result.text)
         self.assertGreater(result.predicted_ns, 100000)
         self.assertEqual(result.pause_ns, 0)
@@ -401,7 +449,7 @@ class Guards(Case):
         target = Target(self, "say(1); hear(); say(2)")
         target.hear()
         result = lib.capture(target.pid, headroom=1.0)
-        self.assertEqual(result.code, lib.REFUSED)
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "memory"))
         self.assertIn("headroom", result.text)
         self.assertEqual(target.ask(), 2)
 
@@ -436,7 +484,7 @@ class Guards(Case):
         target = Target(self, code)
         target.hear()
         result = lib.capture(target.pid)
-        self.assertEqual(result.code, lib.REFUSED)
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "processes"))
         self.assertIn("RLIMIT_NPROC", result.text)
         self.assertEqual(target.ask(), 2)
 
@@ -466,7 +514,7 @@ class Guards(Case):
         target.hear()
         allow(5)
         result = lib.capture(target.pid)
-        self.assertEqual(result.code, lib.REFUSED)
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "processes"))
         self.assertIn("pids.max", result.text)
         allow(9)
         self.snapshot(target.pid)
@@ -483,9 +531,58 @@ class Guards(Case):
         target.hear()
         self.addCleanup(os.unlink, path)
         result = lib.capture(target.pid)
-        self.assertEqual(result.code, lib.REFUSED, result.text)
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "unsupported"), result.text)
         self.assertIn("musl", result.text)
         self.assertEqual(target.ask(), 2)
+
+    THIRTY_TWO = r"""
+static int call(int nr, int a, int b, int c)
+{
+	int r;
+	__asm__ volatile("int $0x80" : "=a"(r) : "a"(nr), "b"(a), "c"(b), "d"(c) : "memory");
+	return r;
+}
+void _start(void)
+{
+	char c;
+	while (call(3, 0, (int)&c, 1) == 1) /* read, then write: what it hears it says */
+		call(4, 1, (int)&c, 1);
+	call(1, 0, 0, 0);
+}
+"""
+
+    def test_32_bits(self):
+        """A process of 32 bits that is called Python: registers and system calls are not what a capture
+        takes them for. Refused by name, before anything is touched."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        program = os.path.join(folder, "python3")
+        done = subprocess.run(["gcc", "-m32", "-O1", "-w", "-static", "-nostdlib", "-ffreestanding", "-fno-pie",
+                               "-no-pie", "-fno-stack-protector", "-xc", "-", "-o", program],
+                              input=self.THIRTY_TWO, text=True, capture_output=True, check=False)
+        self.assertEqual(done.returncode, 0, done.stderr)
+        try:
+            p = subprocess.Popen([program], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        except OSError as e:
+            self.skipTest(f"cannot run here: this kernel runs no program of 32 bits: {e}")
+        try:
+            for n in range(3):
+                result = lib.capture(p.pid)
+                self.assertEqual((result.code, result.refusal), (lib.REFUSED, "unsupported"), result.text)
+                self.assertIn("32-bit", result.text)
+                self.assertEqual((result.tries, result.pause_ns), (0, 0))
+                self.assertEqual(children(p.pid), [])
+                self.assertEqual(status(p.pid, "TracerPid"), "0")
+                p.stdin.write(b"%d" % n)
+                p.stdin.flush()
+                self.assertEqual(p.stdout.read(1), b"%d" % n)
+            p.stdin.close()
+            self.assertEqual(p.wait(20), 0)
+        finally:
+            p.kill()
+            p.wait()
+            p.stdin.close()
+            p.stdout.close()
 
     def test_deadline(self):
         target = Target(self, "big = [[i] for i in range(2000000)]\nsay(1); hear(); say(2)")
@@ -505,7 +602,7 @@ class Guards(Case):
                 ours.send(request)
                 answer = lib.MESSAGE.unpack(ours.recv(lib.MESSAGE.size))
                 self.assertIn(answer[2], (lib.NO, lib.REFUSED, lib.FAILED))
-                self.assertTrue(answer[11].strip(b"\0"))
+                self.assertTrue(answer[12].strip(b"\0"))
             ours.close()
             self.assertNotEqual(helper.wait(20), 0)
             self.assertGreaterEqual(helper.returncode, 0, "ends by itself")

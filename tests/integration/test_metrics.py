@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """outputs.metrics: what Prometheus reads is what pyleakctl says, and nothing else is served."""
 
+import fcntl
 import http.client
 import os
 import re
@@ -50,7 +51,9 @@ def prometheus():
     return os.path.join(folder, "x/usr/bin"), folder
 
 
-class Metrics(harness.RootTest):
+class Case(harness.RootTest):
+    MORE = {}  # configuration
+
     def setUp(self):
         super().setUp()
         self.t = harness.Target(self, TARGET)
@@ -58,9 +61,8 @@ class Metrics(harness.RootTest):
         self.port = free_port()
         self.d = harness.Daemon(self, self.t.pid, config=self.config(self.port))
 
-    @staticmethod
-    def config(port):
-        return dict(CONFIG, outputs={"metrics": {"listen": f"127.0.0.1:{port}"}})
+    def config(self, port):
+        return dict(CONFIG, outputs={"metrics": {"listen": f"127.0.0.1:{port}"}}, **self.MORE)
 
     def get(self, path="/metrics", method="GET", port=None, body=None):
         c = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=30)
@@ -96,6 +98,8 @@ class Metrics(harness.RootTest):
         self.assertLess(len(found), 2)
         return found[0] if found else None
 
+
+class Metrics(Case):
     def test_says_what_status_says(self):
         self.d.wait_for(lambda: self.value("pyleak_target_objects"))
         mine = f'pid="{self.t.pid}"'
@@ -230,6 +234,58 @@ class Metrics(harness.RootTest):
         found = self.d.wait_for(asks, 90, "series in Prometheus")
         self.assertEqual(found[0]["metric"]["pid"], str(self.t.pid))
         self.assertEqual(found[0]["metric"]["comm"], 'a"\\b?c?d')
+
+
+class Refusals(Case):
+    """A dump that is refused is counted under its reason, and no other."""
+
+    MORE = {"dump": {"pause": "100us", "deadline": "1s"}}
+    REASONS = {"pause", "memory", "pressure", "processes", "traced", "stopped", "seccomp", "unsupported",
+               "moment", "deadline", "turn", "permission", "queue", "other"}
+
+    def refusals(self):
+        found = {labels.partition('"')[2].rstrip('"'): int(v) for (name, labels), v in self.metrics().items()
+                 if name == "pyleak_dump_refusals_total"}
+        self.assertEqual(set(found), self.REASONS)  # each from the start
+        return {reason: n for reason, n in found.items() if n}
+
+    def refused(self, *args):
+        answer = self.d.ctl("dump", self.t.pid, *args)
+        self.assertEqual(answer.code, 4, answer.err)
+        return answer.err
+
+    def test_each_under_its_reason(self):
+        self.assertEqual(self.refusals(), {})
+        self.assertIn("dump.pause", self.refused())
+        self.assertEqual(self.refusals(), {"pause": 1})
+        self.assertEqual(self.d.ctl("dump", self.t.pid, "--force").code, 0)
+        self.assertEqual(self.refusals(), {"pause": 1})
+        self.t.process.send_signal(signal.SIGSTOP)
+        try:
+            self.d.wait_for(lambda: harness.stopped(self.t.pid))
+            self.assertIn("SIGCONT", self.refused("--force"))
+        finally:
+            self.t.process.send_signal(signal.SIGCONT)
+        self.assertEqual(self.refusals(), {"pause": 1, "stopped": 1})
+
+    def test_turn_and_queue(self):
+        """While another capture runs on this host dumps wait; when too many do, no more are taken."""
+        os.makedirs("/run/pyleak", exist_ok=True)
+        with open("/run/pyleak/capture.lock", "a", encoding="ascii") as f:
+            fcntl.flock(f, fcntl.LOCK_EX)
+            self.assertIn("another capture", self.refused("--force"))
+            self.assertEqual(self.refusals(), {"turn": 1})
+            taken = 0
+            while self.d.ctl("dump", self.t.pid, "--no-wait").code == 0:
+                taken += 1
+                self.assertLess(taken, 40)
+            self.assertIn("waiting already", self.refused("--no-wait"))
+        # one by one they may, and are refused for what they would have been refused for
+        self.d.wait_for(lambda: sum(self.refusals().values()) == taken + 3)
+        counted = self.refusals()
+        self.assertEqual(counted["queue"], 2)
+        self.assertEqual(counted["pause"] + counted["turn"], taken + 1)
+        self.assertGreater(counted["pause"], 10)
 
 
 def resident_bytes(pid):

@@ -28,7 +28,7 @@ class Stopped(Case):
         while "T" not in status(target.pid, "State") and time.monotonic() < end:
             time.sleep(0.01)
         result = lib.capture(target.pid)
-        self.assertEqual(result.code, lib.REFUSED)
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "stopped"))
         self.assertIn("SIGCONT", result.text)
         self.assertIn("T", status(target.pid, "State"), "still stopped")
         os.kill(target.pid, signal.SIGCONT)
@@ -76,7 +76,7 @@ class Traced(Case):
         self.assertEqual(libc.ptrace(0x4206, target.pid, None, None), 0)  # PTRACE_SEIZE
         try:
             result = lib.capture(target.pid)
-            self.assertEqual(result.code, lib.REFUSED)
+            self.assertEqual((result.code, result.refusal), (lib.REFUSED, "traced"))
             self.assertIn("traced", result.text)
         finally:
             libc.ptrace(0x4207, target.pid, None, None)  # PTRACE_INTERRUPT
@@ -198,7 +198,7 @@ say(1); hear(); say(2)
             libc.capset(header, struct.pack("6I", *low))
 
         result = lib.capture(target.pid, preexec=drop)
-        self.assertEqual(result.code, lib.REFUSED, result)
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "seccomp"), result)
         self.assertIn("CAP_SYS_ADMIN", result.text)
         self.assertEqual(target.ask(), 2)
 
