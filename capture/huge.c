@@ -92,6 +92,21 @@ static uint64_t bytes_in(const struct huge *h, uint64_t start, uint64_t end)
 	return sum;
 }
 
+bool huge_is_lost(const struct huge_area *before, const struct huge *now, uint64_t *ret_start, uint64_t *ret_end)
+{
+	uint64_t start = (before->start + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
+	uint64_t end = before->end & ~(HUGE_BYTES - 1);
+
+	/* Asking for all of an area that was huge in part only would fill its holes, and make the
+	 * target larger than it was. */
+	if (end <= start || before->bytes < (end - start) / 10 * 9 ||
+		bytes_in(now, before->start, before->end) >= before->bytes)
+		return false;
+	*ret_start = start;
+	*ret_end = end;
+	return true;
+}
+
 int64_t huge_restore(pid_t pid, int pidfd, const struct huge *before, uint64_t until_ns)
 {
 	struct huge now = {0};
@@ -104,14 +119,9 @@ int64_t huge_restore(pid_t pid, int pidfd, const struct huge *before, uint64_t u
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < before->n; i++) {
-		const struct huge_area *a = &before->v[i];
-		uint64_t start = (a->start + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
-		uint64_t end = a->end & ~(HUGE_BYTES - 1);
+		uint64_t start, end;
 
-		/* Asking for all of an area that was huge in part only would fill its holes, and
-		 * make the target larger than it was. */
-		if (end <= start || a->bytes < (end - start) / 10 * 9 ||
-			bytes_in(&now, a->start, a->end) >= a->bytes)
+		if (!huge_is_lost(&before->v[i], &now, &start, &end))
 			continue;
 		for (uint64_t at = start; at < end; at += AT_ONCE) {
 			struct iovec v = {.iov_base = (void *)(uintptr_t)at,

@@ -8,6 +8,7 @@
 #ifndef PYLEAK_CAPTURE_HUGE_H
 #define PYLEAK_CAPTURE_HUGE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
@@ -24,6 +25,10 @@ struct huge {
 /* Which areas of pid have huge pages. Reads page tables: not while it stands still. */
 int huge_read(pid_t pid, struct huge *ret);
 void huge_release(struct huge *h);
+
+/* Whether an area is to be asked for again, and which part of it: it was huge all but whole (nine
+ * tenths of what huge pages can cover), and now less of it is. */
+bool huge_is_lost(const struct huge_area *before, const struct huge *now, uint64_t *ret_start, uint64_t *ret_end);
 
 /* Asks for those that are there no more (MADV_COLLAPSE, Linux 6.1), until until_ns (monotonic).
  * How many bytes are in huge pages again, or a negative errno. */

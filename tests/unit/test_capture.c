@@ -2,6 +2,7 @@
 /* The parts of the capture helper that need no target: control groups, the units the walker
  * writes (which may be nonsense), strings, and which system calls may be made again. */
 #include <errno.h>
+#include <inttypes.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -16,6 +17,8 @@
 
 #include "daemon/util/cgroup.h"
 #include "capture/graph.h"
+#include "capture/huge.h"
+#include "capture/job.h"
 #include "capture/preflight.h"
 #include "capture/labels.h"
 #include "capture/stop.h"
@@ -414,6 +417,73 @@ static void what_looks_random(void **state)
 			fail_msg("%s is no name", random[i]);
 }
 
+/* ---- refusals ---- */
+
+static void which_guard_it_was(void **state)
+{
+	struct job j = {0};
+	struct err err;
+
+	(void)state;
+	assert_int_equal(job_refusal(&j, -EDQUOT), CAPTURE_BY_MEMORY);
+	assert_int_equal(job_refusal(&j, -EOPNOTSUPP), CAPTURE_BY_KIND);
+	assert_int_equal(job_refusal(&j, -EAGAIN), CAPTURE_BY_MOMENT);
+	assert_int_equal(job_refusal(&j, -EBUSY), CAPTURE_BY_MOMENT);
+	assert_int_equal(job_refusal(&j, -EACCES), CAPTURE_BY_RIGHT);
+	assert_int_equal(job_refusal(&j, -EPROTO), CAPTURE_BY_OTHER);
+	assert_int_equal(job_refuse(&j, CAPTURE_BY_PAUSE, &err, -EDQUOT, "%d ms", 7), -EDQUOT);
+	assert_string_equal(err.msg, "7 ms");
+	assert_int_equal(job_refusal(&j, -EDQUOT), CAPTURE_BY_PAUSE);
+}
+
+/* ---- huge pages ---- */
+
+#define MIB ((uint64_t)1 << 20)
+
+static void which_huge_pages_are_asked_for(void **state)
+{
+	static const struct {
+		struct huge_area before;
+		struct huge_area now[2]; /* bytes 0: not there */
+		uint64_t start, end;     /* 0: not asked for */
+	} cases[] = {
+		/* whole before, some of it split */
+		{{100 * MIB, 140 * MIB, 40 * MIB}, {{100 * MIB, 140 * MIB, 10 * MIB}}, 100 * MIB, 140 * MIB},
+		{{100 * MIB, 140 * MIB, 40 * MIB}, {{0}}, 100 * MIB, 140 * MIB},
+		/* only what huge pages can cover: 2 MiB inside of ragged ends */
+		{{101 * MIB + 4096, 141 * MIB - 4096, 38 * MIB}, {{0}}, 102 * MIB, 140 * MIB},
+		/* nothing was lost, or there is more than there was */
+		{{100 * MIB, 140 * MIB, 40 * MIB}, {{100 * MIB, 140 * MIB, 40 * MIB}}, 0, 0},
+		{{100 * MIB, 140 * MIB, 38 * MIB}, {{100 * MIB, 140 * MIB, 40 * MIB}}, 0, 0},
+		/* nine tenths; a huge page less is holes, which must stay holes */
+		{{100 * MIB, 140 * MIB, 36 * MIB}, {{0}}, 100 * MIB, 140 * MIB},
+		{{100 * MIB, 140 * MIB, 34 * MIB}, {{0}}, 0, 0},
+		{{100 * MIB, 140 * MIB, 2 * MIB}, {{0}}, 0, 0},
+		/* an mprotect() in between made two of it: both count */
+		{{100 * MIB, 140 * MIB, 40 * MIB},
+			{{100 * MIB, 120 * MIB, 20 * MIB}, {120 * MIB, 140 * MIB, 20 * MIB}}, 0, 0},
+		{{100 * MIB, 140 * MIB, 40 * MIB},
+			{{100 * MIB, 120 * MIB, 20 * MIB}, {120 * MIB, 140 * MIB, 18 * MIB}}, 100 * MIB, 140 * MIB},
+		/* a neighbour's are no comfort */
+		{{100 * MIB, 140 * MIB, 40 * MIB},
+			{{60 * MIB, 100 * MIB, 40 * MIB}, {140 * MIB, 180 * MIB, 40 * MIB}}, 100 * MIB, 140 * MIB},
+		/* no huge page fits in */
+		{{100 * MIB + 4096, 102 * MIB, 0}, {{0}}, 0, 0},
+		{{101 * MIB, 102 * MIB, 0}, {{0}}, 0, 0},
+	};
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct huge now = {.v = (struct huge_area *)cases[i].now,
+			.n = (size_t)(cases[i].now[0].bytes > 0) + (cases[i].now[1].bytes > 0)};
+		uint64_t start = 0, end = 0;
+		bool lost = huge_is_lost(&cases[i].before, &now, &start, &end);
+
+		if (lost != (cases[i].end > 0) || start != cases[i].start || end != cases[i].end)
+			fail_msg("case %zu: %d, %" PRIx64 " to %" PRIx64, i, lost, start, end);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -433,6 +503,8 @@ int main(void)
 		cmocka_unit_test(strings_have_an_end),
 		cmocka_unit_test(what_may_be_made_again),
 		cmocka_unit_test(what_looks_random),
+		cmocka_unit_test(which_huge_pages_are_asked_for),
+		cmocka_unit_test(which_guard_it_was),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
