@@ -31,10 +31,10 @@ static int check_memory(struct guard *g, struct err *err)
 	 * taken (OOMPolicy=stop, its default).
 	 */
 	if (g->looks++ % HOST_EVERY != 0 &&
-		cgroup_memory_plenty(g->memory, j->req.headroom / 2, MEMORY_FLOOR))
+		cgroup_memory_plenty(&g->memory->limits, j->req.headroom / 2, MEMORY_FLOOR))
 		return 0;
-	cgroup_memory_room(g->memory, &room[0], &room[1]);
-	cgroup_memory_pressure(g->memory, &pressure[0], &pressure[1]);
+	cgroup_memory_room(&g->memory->limits, &room[0], &room[1]);
+	cgroup_memory_pressure(&g->memory->pressure, &pressure[0], &pressure[1]);
 	for (int i = 0; i < 2; i++) {
 		uint64_t floor = (uint64_t)(j->req.headroom / 2 * (double)room[i].limit_bytes);
 
@@ -103,7 +103,7 @@ static void *watch(void *arg)
 	}
 }
 
-int guard_start(struct guard *g, const struct job *j, const struct cgroup *memory, struct err *err)
+int guard_start(struct guard *g, const struct job *j, const struct memory_groups *memory, struct err *err)
 {
 	struct memory_pressure pressure[2];
 	sigset_t all, old;
@@ -111,7 +111,7 @@ int guard_start(struct guard *g, const struct job *j, const struct cgroup *memor
 
 	g->job = j;
 	g->memory = memory;
-	cgroup_memory_pressure(memory, &pressure[0], &pressure[1]);
+	cgroup_memory_pressure(&memory->pressure, &pressure[0], &pressure[1]);
 	for (int i = 0; i < 2; i++)
 		g->stalled_us[i] = pressure[i].full_us;
 	g->stop = eventfd(0, EFD_CLOEXEC);

@@ -14,12 +14,13 @@
 #include <pthread.h>
 #include <stdatomic.h>
 
-#include "daemon/util/cgroup.h"
 #include "capture/job.h"
+
+struct memory_groups;
 
 struct guard {
 	const struct job *job;
-	const struct cgroup *memory;
+	const struct memory_groups *memory;
 	pthread_t thread;
 	bool started;
 	int stop;     /* eventfd: end of the watch */
@@ -32,7 +33,7 @@ struct guard {
 };
 
 /* Starts watching over j->child. */
-int guard_start(struct guard *g, const struct job *j, const struct cgroup *memory, struct err *err);
+int guard_start(struct guard *g, const struct job *j, const struct memory_groups *memory, struct err *err);
 
 /* 0, or why the copy was killed. */
 int guard_check(struct guard *g, struct err *err);

@@ -395,7 +395,7 @@ static int read_copy(
 }
 
 /* The copy's life: watched from before its first instruction until everything is read. */
-static int use_copy(struct job *j, const struct cgroup *memory, struct graph *g, struct strings *s,
+static int use_copy(struct job *j, const struct memory_groups *memory, struct graph *g, struct strings *s,
 	struct err *err)
 {
 	struct guard guard = {.stop = -1, .child_fd = -1};
@@ -416,7 +416,7 @@ static int use_copy(struct job *j, const struct cgroup *memory, struct graph *g,
 static int capture(struct job *j, struct graph *g, struct err *err)
 {
 	_cleanup_(strings_release) struct strings s = {0};
-	_cleanup_free_ struct cgroup *memory = calloc(1, sizeof(*memory));
+	_cleanup_free_ struct memory_groups *memory = calloc(1, sizeof(*memory));
 	_cleanup_(huge_release) struct huge huge = {0};
 	int64_t at_ms = 0;
 	int r, left;

@@ -178,11 +178,11 @@ static int check_memory(struct job *j, const struct cgroup *memory, struct err *
 
 /* Where everybody waits for memory already, the pages that a copy makes the target copy are taken from
  * those who wait. */
-static int check_pressure(struct job *j, const struct cgroup *memory, struct err *err)
+static int check_pressure(struct job *j, const struct cgroup *groups, struct err *err)
 {
 	struct memory_pressure p[2];
 
-	cgroup_memory_pressure(memory, &p[0], &p[1]);
+	cgroup_memory_pressure(groups, &p[0], &p[1]);
 	for (int i = 0; i < 2; i++)
 		if (p[i].full_percent >= PRESSURE_MAX)
 			return job_refuse(j, CAPTURE_BY_PRESSURE, err, -EDQUOT,
@@ -308,7 +308,7 @@ static int check_interpreters(const struct job *j, struct err *err)
 		(int)j->pid, p->interpreters);
 }
 
-int preflight(struct job *j, struct cgroup *ret_memory, struct err *err)
+int preflight(struct job *j, struct memory_groups *ret_memory, struct err *err)
 {
 	char status[8192] = "";
 	int r;
@@ -337,10 +337,11 @@ int preflight(struct job *j, struct cgroup *ret_memory, struct err *err)
 		r = loan_find_places(j, j->places, err);
 	if (r < 0)
 		return r;
-	cgroup_find(j->pid, "memory", ret_memory);
-	r = check_memory(j, ret_memory, err);
+	cgroup_find(j->pid, "memory", &ret_memory->limits);
+	cgroup_find(j->pid, NULL, &ret_memory->pressure);
+	r = check_memory(j, &ret_memory->limits, err);
 	if (r == 0)
-		r = check_pressure(j, ret_memory, err);
+		r = check_pressure(j, &ret_memory->pressure, err);
 	if (r == 0)
 		r = check_processes(j, status, err);
 	if (r == 0)

@@ -9,9 +9,14 @@
 #include "daemon/util/cgroup.h"
 #include "capture/job.h"
 
+/* The control groups that limit a target's memory (v1 or v2), and those that tell how hard it is to get. */
+struct memory_groups {
+	struct cgroup limits, pressure;
+};
+
 /* Fills j->info, facts, python, rings, places, predicted_ns. -ESRCH, -ENOEXEC: nothing to
  * capture; other errors: a guard said no, err says which and what to do. */
-int preflight(struct job *j, struct cgroup *ret_memory, struct err *err);
+int preflight(struct job *j, struct memory_groups *ret_memory, struct err *err);
 
 /* Start of the program's stack (field 28 of /proc/PID/stat): another one after an exec. */
 int preflight_stack_start(pid_t pid, uint64_t *ret);

@@ -96,7 +96,7 @@ static bool group_path(pid_t pid, const char *controller, char *ret, size_t n, b
 			continue;
 		*where++ = '\0';
 		names++;
-		if (has_word(names, controller)) {
+		if (controller && has_word(names, controller)) {
 			snprintf(ret, n, "%s", where);
 			*ret_v2 = false;
 			return true;
@@ -253,7 +253,7 @@ void cgroup_memory_pressure(const struct cgroup *g, struct memory_pressure *ret_
 	*ret_group = *ret_host = (struct memory_pressure){0};
 	snprintf(path, sizeof(path), "%s/proc/pressure/memory", root);
 	read_pressure(path, ret_host);
-	for (int i = 0; g->v2 && i < g->n; i++) {
+	for (int i = 0; i < g->n; i++) {
 		snprintf(path, sizeof(path), "%s/memory.pressure", g->dir[i]);
 		read_pressure(path, ret_group);
 	}

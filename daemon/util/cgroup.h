@@ -24,7 +24,8 @@ struct memory_room {
 	uint64_t free_bytes;  /* below it, inactive file cache counted as free */
 };
 
-/* Folders of pid's group for a controller ("memory", "pids"); n is 0 if there is none. */
+/* Folders of pid's group for a controller ("memory", "pids"), or of its v2 group (NULL), which may be
+ * another one beside v1; n is 0 if there is none. */
 void cgroup_find(pid_t pid, const char *controller, struct cgroup *ret);
 
 /* The group with the least free share (limit 0 if none has a limit), and the host itself. */
@@ -44,7 +45,8 @@ struct memory_pressure {
 	uint64_t full_us;    /* in all */
 };
 
-/* The worst of pid's groups (only v2 has it) and of the host; zeros where the kernel does not say. */
+/* The worst of v2 groups and of the host; zeros where the kernel does not say. Files of v1 do not: where
+ * that has the limits, pressure is still told by the v2 group of the same process. */
 void cgroup_memory_pressure(const struct cgroup *g, struct memory_pressure *ret_group,
 	struct memory_pressure *ret_host);
 

@@ -7,7 +7,7 @@ import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from safetylib import Case, LONG, Target, children, lib, status  # noqa: E402
+from safetylib import BUILD, Case, LONG, Target, children, lib, status  # noqa: E402
 
 
 class Memory(Case):
@@ -124,6 +124,100 @@ while True:
                 if headroom == 0.15:
                     self.assertEqual(result.code, lib.REFUSED)
                 target.end()
+
+
+class Pressure(Memory):
+    """Who shares a control group with the target waits for memory all the time: pressure stall information
+    says so, before a capture (refused) and while the copy lives (given up)."""
+
+    test_no_oom_kill = None
+    LIMIT = 40 << 20
+
+    # Reads all over a file that its group has no room for.
+    THRASH = """
+import mmap, random
+with open(FILE, "wb") as f:
+    for i in range(4 * LIMIT >> 20): f.write(os.urandom(1 << 20))
+with open(FILE, "rb") as f: m = mmap.mmap(f.fileno(), 0, prot=mmap.PROT_READ)
+pages = len(m) // 4096
+say("ready"); hear()
+while True: m[random.randrange(pages) * 4096]
+"""
+
+    def groups(self):
+        """For target and neighbour: lists of the cgroup.procs to enter; and their parent's memory.pressure.
+        Its limit is the neighbour's alone. Under systemd's hybrid hierarchy v1 limits and v2 tells."""
+        with open("/proc/self/mountinfo", encoding="utf-8") as f:
+            v2 = [x.split()[4] for x in f if " - cgroup2 " in x]
+        if not v2 or not os.path.exists("/proc/pressure/memory"):
+            self.skipTest("cannot run here: this kernel has no pressure stall information")
+        v1 = "/sys/fs/cgroup/memory"
+        top = os.path.join(v2[0], f"pyleak-test-{os.getpid()}")
+        made = [top, top + "/target", top + "/neighbour"]
+        if os.path.exists(v1 + "/cgroup.procs"):
+            made.append(os.path.join(v1, os.path.basename(top)))
+        for path in made:
+            os.mkdir(path)
+            self.addCleanup(self.remove, path)
+        limited, name = made[-1], "memory.limit_in_bytes"
+        if len(made) == 3:
+            name = "memory.max"
+            with open(top + "/cgroup.subtree_control", "w", encoding="ascii") as f:
+                f.write("+memory")
+        with open(os.path.join(limited, name), "w", encoding="ascii") as f:
+            f.write(str(self.LIMIT))
+        return [made[1]], sorted({made[2], limited}), top + "/memory.pressure"
+
+    @staticmethod
+    def enter(groups):
+        def now():
+            for path in groups:
+                with open(path + "/cgroup.procs", "w", encoding="ascii") as f:
+                    f.write(str(os.getpid()))
+        return now
+
+    @staticmethod
+    def full(pressure):
+        with open(pressure, encoding="ascii") as f:
+            return float(f.read().partition("full avg10=")[2].split()[0])
+
+    def test_pressure(self):
+        mine, other, pressure = self.groups()
+        target = Target(self, "big = [[i] for i in range(1000000)]\nsay(1)\nwhile hear(): say(2)",
+                        preexec_fn=self.enter(mine))
+        target.hear()
+        file = os.path.join(BUILD, f"thrash-{os.getpid()}")  # a folder in memory would not do
+        self.addCleanup(lambda: os.path.exists(file) and os.unlink(file))
+        neighbour = Target(self, self.THRASH.replace("FILE", repr(file)).replace("LIMIT", str(self.LIMIT)),
+                           preexec_fn=self.enter(other))
+        neighbour.hear()
+        end = time.monotonic() + 60
+        while self.full(pressure) >= 5:  # writing its file was work for a group so small
+            self.assertLess(time.monotonic(), end)
+            time.sleep(0.1)
+        # It begins when the copy is about to be made. One that is quick may be done before anybody has
+        # stood still for long enough; the next is not refused at the start for some seconds.
+        start = [neighbour.say]
+        result = None
+        while result is None or result.code == lib.DONE:
+            result = lib.capture(target.pid, headroom=0, progress=lambda _, text:
+                                 text.startswith("looking") and start and start.pop()())
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "pressure"), result.text)
+        self.assertIn("its control group stood still for memory during the capture", result.text)
+        self.assertGreater(result.pause_ns, 0)
+        self.check_well(target)
+        self.assertEqual(target.ask("go on"), 2)
+        end = time.monotonic() + 60
+        while self.full(pressure) < 7:
+            self.assertLess(time.monotonic(), end, "there is no pressure here")
+            time.sleep(0.1)
+        result = lib.capture(target.pid, headroom=0)
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "pressure"), result.text)
+        self.assertIn("its control group stood still for memory", result.text)
+        self.assertEqual((result.tries, result.pause_ns), (0, 0))
+        self.assertEqual(target.ask("go on"), 2)
+        target.end()
+        neighbour.end()
 
 
 class Huge(Case):

@@ -122,6 +122,31 @@ static void v1_in_a_container(void **state)
 	assert_int_equal(cgroup_pids_free(&g), 0);
 }
 
+/* v1 has the limits, systemd's hybrid hierarchy; v2 tells of the pressure, of another group. */
+static void pressure_beside_v1(void **state)
+{
+	struct memory_pressure group, host;
+	struct cgroup g;
+
+	put_file("proc/42/cgroup", "4:memory:/limited\n0::/app.service\n");
+	put_file("proc/self/mountinfo",
+		"35 31 0:32 / /cg/memory rw shared:1 - cgroup cgroup rw,memory\n"
+		"36 31 0:33 / /cg/unified rw - cgroup2 cgroup2 rw\n");
+	put_file("cg/unified/app.service/memory.pressure",
+		"some avg10=0.00 avg60=0.00 avg300=0.00 total=9\n"
+		"full avg10=6.00 avg60=1.00 avg300=0.00 total=8\n");
+	cgroup_find(42, "memory", &g);
+	assert_false(g.v2);
+	assert_string_equal(g.dir[0] + strlen(folder), "/cg/memory/limited");
+	cgroup_memory_pressure(&g, &group, &host);
+	assert_true(group.full_percent == 0);
+	cgroup_find(42, NULL, &g);
+	assert_true(g.v2);
+	cgroup_memory_pressure(&g, &group, &host);
+	assert_true(group.full_percent == 6);
+	assert_int_equal(group.full_us, 8);
+}
+
 static void pressure_of_groups_and_host(void **state)
 {
 	struct memory_pressure group, host;
@@ -491,6 +516,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(v1_in_a_container, make_folder, remove_folder),
 		cmocka_unit_test_setup_teardown(
 			pressure_of_groups_and_host, make_folder, remove_folder),
+		cmocka_unit_test_setup_teardown(pressure_beside_v1, make_folder, remove_folder),
 		cmocka_unit_test(shadow_stacks),
 		cmocka_unit_test_setup_teardown(
 			nothing_known_limits_nothing, make_folder, remove_folder),
