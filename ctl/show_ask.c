@@ -251,7 +251,15 @@ struct tree {
 	json_t *nodes; /* by id */
 	json_t *edges; /* by id of the nearer end: a list of edges */
 	bool backwards;
+	bool open[LEVELS_MAX + 1]; /* by level: more of it comes below */
 };
+
+/* The lines of the levels above, down to where a branch of this one begins. */
+static void indent(const struct tree *t, unsigned level)
+{
+	for (unsigned i = 1; i < level && i <= LEVELS_MAX; i++)
+		fputs(t->open[i] ? "│  " : "   ", t->c->out);
+}
 
 static const char *id_at(const json_t *edge, const char *key)
 {
@@ -269,13 +277,13 @@ static void show_node(
 	enum style style = !level ? STYLE_BAD : root ? STYLE_GOOD : STYLE_PLAIN;
 	const char *name = ctl_string(t->c, node, "label");
 
-	fprintf(t->c->out, "%*s", (int)(3 * MIN(level, LEVELS_MAX)), "");
+	indent(t, level);
 	if (level)
 		fputs(last ? "└─ " : "├─ ", t->c->out);
 	if (label && *label)
 		fprintf(t->c->out, "%s  ", ctl_clean(t->c, label));
 	if (root && !type)
-		fprintf(t->c->out, "%s", ctl_clean(t->c, root));
+		fputs(strcmp(root, "c-reference") ? ctl_clean(t->c, root) : "C code:", t->c->out);
 	else
 		fprintf(t->c->out, "%s", type ? ctl_clean(t->c, type) : "?");
 	if (!type || strcmp(name, ctl_clean(t->c, type)) != 0) {
@@ -303,12 +311,15 @@ static void show_branch(
 	if (again || level > 1000)
 		return;
 	json_object_set_new(node, "seen", json_true());
+	if (level <= LEVELS_MAX)
+		t->open[level] = !last;
 	json_array_foreach (edges, i, edge)
 		show_branch(t, id_at(edge, t->backwards ? "from" : "to"), id_at(edge, "label"),
 			level + 1, i + 1 == json_array_size(edges) && more <= 0);
-	if (more > 0)
-		fprintf(t->c->out, "%*s└─ %s more\n", (int)(3 * MIN(level + 1, LEVELS_MAX)), "",
-			text_count(n, more));
+	if (more > 0) {
+		indent(t, level + 1);
+		fprintf(t->c->out, "└─ %s more\n", text_count(n, more));
+	}
 }
 
 void show_web(struct ctl *c, const json_t *answer)

@@ -24,8 +24,12 @@ static const char *root_words(struct ctl *c, const json_t *path)
 		return "a reference cycle that waits for the garbage collector";
 	if (!kind)
 		return name ? ctl_clean(c, name) : "an unknown root";
-	if (!strcmp(kind, "c-reference"))
-		return "C code: references that no object explains";
+	if (!strcmp(kind, "c-reference")) {
+		if (!name || !*name || !strcmp(name, "C code"))
+			return "C code: references that no object explains";
+		snprintf(text, sizeof(text), "C code: %s", name);
+		return ctl_clean(c, text);
+	}
 	if (!name || !*name)
 		return ctl_clean(c, kind);
 	snprintf(
@@ -97,7 +101,10 @@ static void show_suspect(struct ctl *c, const json_t *suspect)
 	size_t i;
 
 	style_print(c->out, c->colour, STYLE_HEAD, ctl_string(c, suspect, "type"));
-	fprintf(c->out, ": %s in the heap\n", text_json_count(count, instances));
+	if (json_object_get(suspect, "addr"))
+		fprintf(c->out, " at %s\n", ctl_string(c, suspect, "addr"));
+	else
+		fprintf(c->out, ": %s in the heap\n", text_json_count(count, instances));
 	json_array_foreach (paths, i, path) {
 		/* What a person wants to see first; all of it is in the JSON and in the report. */
 		if (i > 0 && json_number_value(json_object_get(path, "share")) < SMALL_SHARE)

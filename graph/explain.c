@@ -13,8 +13,6 @@
 #define TYPE_CHARS  300 /* type names are answers: only absurd ones are shortened */
 #define ROOT_CHARS  200
 
-#define EXPLAIN_C_CODE "C code" /* the root's name where nobody knows more */
-
 /* ---- words --------------------------------------------------------------------------------- */
 
 const char *explain_root_kind(enum path_root root)
@@ -762,6 +760,9 @@ static json_t *suspect_json(const struct explain_suspect *s)
 		(json_int_t)s->instances, "bytes", (json_int_t)s->bytes, "paths", paths,
 		"other_paths", (json_int_t)s->other_paths, "other_instances",
 		(json_int_t)s->other_instances);
+	if (s->addr)
+		json_object_set_new(
+			out, "addr", json_sprintf("0x%llx", (unsigned long long)s->addr));
 	if (s->unseen)
 		json_object_set_new(out, "unseen", json_integer((json_int_t)s->unseen));
 	if (s->chosen) {

@@ -12,6 +12,8 @@
 
 #include "graph/paths.h"
 
+#define EXPLAIN_C_CODE "C code" /* the root's name where nobody knows more */
+
 #define EXPLAIN_PATHS_DEFAULT 8
 #define EXPLAIN_PATHS_MAX     64
 #define EXPLAIN_SUSPECTS_MAX  16 /* more types than that are not explained at once */

@@ -26,7 +26,8 @@ enum role {
 
 #define FEW 0.1
 
-/* Paths with less than this are not drawn, except the first one: they are in the list. */
+/* Paths with less than this are not drawn, except the first one, and where more than usual were asked
+ * for: they are in the list. */
 #define SHARE_MIN 0.01
 
 static const struct look {
@@ -75,15 +76,6 @@ static void set(struct picture *p, void *object, const char *key, const char *va
 		p->failed = true;
 }
 
-static void set_html(struct picture *p, void *object, const char *key, const char *html)
-{
-	char *s = html ? agstrdup_html(p->g, (char *)html) : NULL;
-
-	set(p, object, key, s);
-	if (s)
-		agstrfree(p->g, s);
-}
-
 /* Tooltips are "escStrings": a backslash would be the start of a \N. */
 static void set_escaped(struct picture *p, void *object, const char *key, const char *text)
 {
@@ -98,6 +90,63 @@ static void set_escaped(struct picture *p, void *object, const char *key, const 
 	if (s)
 		*o = 0;
 	set(p, object, key, s);
+}
+
+/* What text_html() has written, without tags, as an "escString" of a line for each of its lines. */
+static char *plain_of(const char *html)
+{
+	static const char *const entities[][2] = {{"&amp;", "&"}, {"&lt;", "<"}, {"&gt;", ">"},
+		{"&quot;", "\""}, {"&#39;", "'"}, {"&#92;", "\\\\"}};
+	char *text = malloc(strlen(html) + 1), *o = text, *line = text;
+
+	for (const char *s = html; text && *s;) {
+		size_t i = 0;
+
+		if (*s == '<') {
+			/* An empty line only makes room. */
+			if (!strncmp(s, "<br", 3) && o > line) {
+				*o++ = '\\';
+				*o++ = 'n';
+				line = o;
+			}
+			s += strcspn(s, ">");
+			s += *s == '>';
+			continue;
+		}
+		while (i < ARRAY_SIZE(entities) &&
+			strncmp(s, entities[i][0], strlen(entities[i][0])) != 0)
+			i++;
+		if (i < ARRAY_SIZE(entities)) {
+			o = stpcpy(o, entities[i][1]);
+			s += strlen(entities[i][0]);
+		} else if (*s != ' ' || o > line) {
+			*o++ = *s++;
+		} else {
+			s++;
+		}
+	}
+	if (!text)
+		return NULL;
+	if (o == line && o > text)
+		o -= 2;
+	while (o > text && o[-1] == ' ')
+		o--;
+	*o = 0;
+	return text;
+}
+
+/* A label as text, which every reader of DOT understands, and for drawing as HTML. */
+static void set_label(struct picture *p, void *object, const char *html)
+{
+	_cleanup_free_ char *plain = html ? plain_of(html) : NULL;
+	/* A string is HTML or is not: as it stands here, libcgraph would know it as one that is not. */
+	_cleanup_free_ char *marked = html ? text_format(" %s", html) : NULL;
+
+	set(p, object, "html", marked);
+	if (plain)
+		set(p, object, "label", plain);
+	else
+		p->failed = true;
 }
 
 static void elided(FILE *f, const char *s, size_t max)
@@ -204,7 +253,7 @@ static void add_edge(struct picture *p, struct place *from, struct place *to,
 		_cleanup_free_ char *label = edge_label(step->edge);
 
 		if (*step->edge)
-			set_html(p, e, "label", label);
+			set_label(p, e, label);
 		set_escaped(p, e, "edgetooltip", way->sentence);
 		set_escaped(p, e, "labeltooltip", way->sentence);
 	}
@@ -274,9 +323,9 @@ static char *text_of_more(const struct explain_suspect *suspect, uint64_t paths,
 
 	text_number(b, sizeof(b), instances);
 	text_percent(c, sizeof(c), share_of(instances, suspect->instances));
-	return paths ? text_format("%s more %s\n%s %s, %s", text_number(a, sizeof(a), paths),
+	return paths ? text_format("%s more %s\\n%s %s, %s", text_number(a, sizeof(a), paths),
 			       paths == 1 ? "path" : "paths", b, objects, c)
-		     : text_format("not looked at\n%s %s, %s", b, objects, c);
+		     : text_format("not looked at\\n%s %s, %s", b, objects, c);
 }
 
 /* "3 more paths": dotted, in front of the objects of that type; no paths: objects that the search did
@@ -329,6 +378,8 @@ static void fade(unsigned int depth, char buf[8])
 }
 
 #define SMALL "<font point-size=\"10\">"
+/* Between small lines: an underscore is as low as the next line is high. */
+#define ROOM  "<br/><font point-size=\"2\"> </font><br/>"
 
 static void label_root(FILE *f, const struct place *at)
 {
@@ -351,7 +402,7 @@ static void label_end(FILE *f, const struct place *at)
 	elided(f, text_short_type(at->step->type), NAME_CHARS);
 	fputs("</b><br/>" SMALL, f);
 	elided(f, at->step->type, TYPE_CHARS);
-	fprintf(f, "</font><br/>" SMALL "%s of %s</font>",
+	fprintf(f, "</font>" ROOM SMALL "%s of %s</font>",
 		text_percent(percent, sizeof(percent), at->path->share),
 		text_number(all, sizeof(all), at->suspect->instances));
 }
@@ -368,7 +419,7 @@ static void label_step(FILE *f, const struct place *at)
 		fprintf(f, ", %s of them", text_number(n, sizeof(n), at->step->nodes));
 	fputs("</font>", f);
 	if (at->accumulates)
-		fprintf(f, "<br/>" SMALL "<b>%s pass through here</b></font>",
+		fprintf(f, ROOM SMALL "<b>%s pass through here</b></font>",
 			text_number(n, sizeof(n), at->instances));
 }
 
@@ -427,7 +478,7 @@ static void dress_node(
 	if (fclose(f) != 0)
 		p->failed = true;
 	else
-		set_html(p, at->node, "label", label);
+		set_label(p, at->node, label);
 }
 
 static void dress_edges(struct picture *p)
@@ -501,6 +552,8 @@ static void default_attribute(struct picture *p, int kind, const char *key, cons
 static void set_defaults(struct picture *p)
 {
 	default_attribute(p, AGRAPH, "charset", "UTF-8");
+	/* A string in one line: not every reader of DOT knows how Graphviz continues one. */
+	default_attribute(p, AGRAPH, "linelength", "0");
 	default_attribute(p, AGRAPH, "rankdir", "LR");
 	default_attribute(p, AGRAPH, "fontname", FONT);
 	default_attribute(p, AGRAPH, "fontsize", "12");
@@ -556,35 +609,21 @@ static int picture_init(struct picture *p, struct err *err)
 	return 0;
 }
 
-/* The roots in one column, the one with the largest share on top: a chain of unseen edges. */
-static void line_up_roots(struct picture *p)
+static char roots_name[] = "roots";
+
+/* The roots are in one column, in the order of the paths, those in the order of their shares. */
+static void group_roots(struct picture *p)
 {
-	static char name[] = "roots", line[] = "line";
-	Agraph_t *roots = agsubg(p->g, name, 1);
-	struct place *last = NULL;
+	Agraph_t *roots = agsubg(p->g, roots_name, 1);
 
 	if (!roots) {
 		p->failed = true;
 		return;
 	}
 	set(p, roots, "rank", "same");
-	/* Places are in the order of the paths, those in the order of their shares. */
 	for (size_t i = 0; i < p->n_places; i++) {
-		struct place *here = &p->places[i];
-
-		if (here->step || here->role == ROLE_MORE)
-			continue;
-		agsubnode(roots, here->node, 1);
-		if (last) {
-			Agedge_t *e = agedge(roots, last->node, here->node, line, 1);
-
-			if (!e) {
-				p->failed = true;
-				return;
-			}
-			set(p, e, "style", "invis");
-		}
-		last = here;
+		if (!p->places[i].step && p->places[i].role != ROLE_MORE)
+			agsubnode(roots, p->places[i].node, 1);
 	}
 }
 
@@ -595,7 +634,9 @@ static void compose(struct picture *p, const struct explanation *x)
 		uint64_t paths = s->other_paths, instances = s->other_instances;
 
 		for (size_t k = 0; k < s->n_paths; k++) {
-			if (fits(p, &s->paths[k]) && (!k || s->paths[k].share >= SHARE_MIN)) {
+			if (fits(p, &s->paths[k]) &&
+				(!k || s->n_paths > EXPLAIN_PATHS_DEFAULT ||
+					s->paths[k].share >= SHARE_MIN)) {
 				add_path(p, s, &s->paths[k]);
 			} else {
 				paths++;
@@ -610,7 +651,7 @@ static void compose(struct picture *p, const struct explanation *x)
 	for (size_t i = 0; i < p->n_places; i++)
 		dress_node(p, x, &p->places[i]);
 	dress_edges(p);
-	line_up_roots(p);
+	group_roots(p);
 }
 
 static int write_dot(FILE *dot, struct picture *p, size_t *ret_nodes, struct err *err)
@@ -633,7 +674,7 @@ int render_dot(FILE *dot, const struct explanation *x, const char *caption, size
 
 	if (rc < 0)
 		return rc;
-	set_html(&p, p.g, "label", label);
+	set_label(&p, p.g, label);
 	compose(&p, x);
 	return write_dot(dot, &p, ret_nodes, err);
 }
@@ -688,7 +729,7 @@ static char *web_label(const char *name, const char *type, uint64_t addr)
 		fputs("</font>", f);
 	}
 	if (addr)
-		fprintf(f, "<br/>" SMALL "0x%llx</font>", (unsigned long long)addr);
+		fprintf(f, ROOM SMALL "0x%llx</font>", (unsigned long long)addr);
 	if (fclose(f) != 0) {
 		free(text);
 		return NULL;
@@ -713,7 +754,7 @@ static Agnode_t *draw_object(
 	}
 	label = web_label(w->label, w->is_module ? "module" : graph_type_name(g, w->node),
 		w->is_module ? 0 : object->addr);
-	set_html(p, n, "label", label);
+	set_label(p, n, label);
 	format_size(size, sizeof(size), object->bytes);
 	tip = object->flags & SNAPSHOT_NODE_IMMORTAL
 		      ? text_format("%s, %s, immortal", w->label, size)
@@ -757,7 +798,7 @@ static void draw_held(struct picture *p, Agnode_t *from, Agnode_t *to, const cha
 	set(p, e, "class", "holds");
 	if (*label) {
 		html = edge_label(label);
-		set_html(p, e, "label", html);
+		set_label(p, e, html);
 	}
 }
 
@@ -787,7 +828,7 @@ static void draw_roots(
 			if (!boxes[i])
 				return;
 			wear(p, boxes[i], role_of_root(r->kind));
-			set_html(p, boxes[i], "label", label);
+			set_label(p, boxes[i], label);
 		}
 		draw_held(p, boxes[i], nodes[r->to], r->label);
 	}
@@ -805,12 +846,12 @@ static char *web_title(const struct graph *g, const struct web *w, const char *c
 	while (n < w->n_nodes && !w->nodes[n].depth)
 		n++;
 	fprintf(f, "<font point-size=\"18\"><b>what %s", w->backwards ? "refers to " : "");
-	if (n == 1)
-		fprintf(f, "0x%llx, ", (unsigned long long)g->s.nodes[w->nodes[0].node].addr);
-	else
+	if (n != 1)
 		fprintf(f, "%u objects like ", n);
 	if (n)
 		elided(f, graph_type_name(g, w->nodes[0].node), 80);
+	if (n == 1)
+		fprintf(f, " at 0x%llx", (unsigned long long)g->s.nodes[w->nodes[0].node].addr);
 	fprintf(f, "%s</b></font><br/>", w->backwards ? "" : n == 1 ? " refers to" : " refer to");
 	title_caption(f, caption);
 	if (fclose(f) != 0) {
@@ -831,7 +872,7 @@ int render_web(FILE *dot, const struct graph *g, const struct web *w, const char
 	if (rc < 0)
 		return rc;
 	label = web_title(g, w, caption);
-	set_html(&p, p.g, "label", label);
+	set_label(&p, p.g, label);
 	for (uint32_t i = 0; nodes && i < w->n_nodes; i++) {
 		nodes[i] = draw_object(&p, g, &w->nodes[i], i);
 		if (nodes[i] && w->nodes[i].more)
@@ -873,6 +914,35 @@ static int draw(Agraph_t *g, FILE *picture, const char *format, struct err *err)
 	return rc;
 }
 
+/* The one with the largest share on top: a chain of unseen edges, which are no business of others who
+ * read the file. */
+static void line_up_roots(Agraph_t *g)
+{
+	static char line[] = "line", style[] = "style", invisible[] = "invis", none[] = "";
+	Agraph_t *roots = agsubg(g, roots_name, 0);
+	Agnode_t *last = NULL;
+
+	for (Agnode_t *n = roots ? agfstnode(roots) : NULL; n; n = agnxtnode(roots, n)) {
+		Agedge_t *e = last ? agedge(roots, last, n, line, 1) : NULL;
+
+		if (e)
+			agsafeset(e, style, invisible, none);
+		last = n;
+	}
+}
+
+static void use_html(Agraph_t *g, void *object)
+{
+	static char key[] = "html", label[] = "label", none[] = "";
+	char *html = agget(object, key), *s;
+
+	if (!html || !*html)
+		return;
+	s = agstrdup_html(g, html + 1);
+	agsafeset(object, label, s, none);
+	agstrfree(g, s);
+}
+
 int render_picture(FILE *dot, FILE *picture, const char *format, struct err *err)
 {
 	Agraph_t *g;
@@ -884,6 +954,13 @@ int render_picture(FILE *dot, FILE *picture, const char *format, struct err *err
 	if (!g)
 		return err_set(err, -EIO, "Graphviz cannot read the DOT file: %s",
 			*last_error ? last_error : "it is empty");
+	line_up_roots(g);
+	use_html(g, g);
+	for (Agnode_t *n = agfstnode(g); n; n = agnxtnode(g, n)) {
+		use_html(g, n);
+		for (Agedge_t *e = agfstout(g, n); e; e = agnxtout(g, e))
+			use_html(g, e);
+	}
 	/* A page has a ground of its own; what shows a file may have any. */
 	if (strcmp(format, "svg") != 0) {
 		static char key[] = "bgcolor", white[] = "white";
@@ -905,7 +982,7 @@ int render_picture(FILE *dot, FILE *picture, const char *format, struct err *err
  * are opened one by one, as they are needed. */
 static char *all_fonts(void)
 {
-	static const int sizes[] = {4, 8, 10, 11, 12, 13, 18};
+	static const int sizes[] = {2, 4, 8, 10, 11, 12, 13, 18};
 	static const char *sample = "a × … → Ж α ع א 中 あ 한 ก";
 	char *text = NULL;
 	size_t size;
@@ -935,8 +1012,10 @@ int render_warm_up(const char *format, struct err *err)
 
 	if (rc == 0)
 		n = agnode(p.g, name, 1);
-	if (n)
-		set_html(&p, n, "label", fonts);
+	if (n) {
+		set_label(&p, n, fonts);
+		use_html(p.g, n);
+	}
 	if (rc == 0)
 		rc = f && n && !p.failed ? draw(p.g, f, format, err)
 					 : err_set(err, -ENOMEM, "not enough memory for Graphviz");

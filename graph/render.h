@@ -15,7 +15,8 @@
 
 #define RENDER_NODES_MAX 300 /* Graphviz's time grows faster than that; what is left out is said */
 
-/* What DOT knows of it: nodes, edges, labels, colours, no positions. caption: a line below the title
+/* What DOT knows of it: nodes, edges, labels, colours, no positions. Labels are text, for all who read
+ * DOT; the attribute html has them as render_picture() draws them. caption: a line below the title
  * ("pid 4711 · …"), may be NULL. *ret_nodes (may be NULL): how many boxes. -ENOMEM or -EIO. */
 int render_dot(FILE *dot, const struct explanation *x, const char *caption, size_t *ret_nodes,
 	struct err *err);

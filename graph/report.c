@@ -54,7 +54,7 @@ static const char style[] =
 	"th,td{text-align:left;padding:.35rem .6rem;border-bottom:1px solid var(--line);"
 	"vertical-align:top}"
 	"th{color:var(--soft);font-weight:600}.n{text-align:right;white-space:nowrap;"
-	"font-variant-numeric:tabular-nums}.w{width:100%}"
+	"font-variant-numeric:tabular-nums}.w{width:100%;overflow-wrap:anywhere}"
 	"code{font:.88em/1.4 ui-monospace,'DejaVu Sans Mono',Menlo,Consolas,monospace;"
 	"overflow-wrap:anywhere}"
 	".bar{display:block;height:.35rem;border-radius:2px;background:var(--bar);margin-top:."
@@ -136,8 +136,14 @@ static void write_path(FILE *f, const struct explain_path *p)
 		text_percent(percent, sizeof(percent), p->share), MAX(p->share * 100, 1.0),
 		text_number(n, sizeof(n), p->instances));
 	text_html(f, p->expression);
-	fprintf(f, "</code><br><span class=\"soft\">%s ", explain_root_kind(p->root));
-	text_html(f, p->root_name);
+	fputs("</code><br><span class=\"soft\">", f);
+	if (p->root == PATH_C_REFERENCE)
+		fputs("C code: ", f);
+	else
+		fprintf(f, "%s ", explain_root_kind(p->root));
+	text_html(f, p->root == PATH_C_REFERENCE && !strcmp(p->root_name, EXPLAIN_C_CODE)
+			     ? "references that no object explains"
+			     : p->root_name);
 	fputs("</span></td></tr>\n", f);
 }
 

@@ -66,6 +66,37 @@ def shape(answer):
     return sorted((label[e["from"]], e["label"], label[e["to"]]) for e in answer["edges"])
 
 
+def simple_dot(text):
+    """Nodes and edges with their attributes, read as simply as Gephi does: a quoted string ends in its line, and
+    there is no HTML. ({id: attributes}, [(from, to, attributes)])"""
+    tokens = re.findall(r'"((?:[^"\\\n]|\\.)*)"|(->|[\[\]{}=,;])|([^\s\[\]{}=,;"]+)|(\S)', text)
+    assert not any(bad for *_, bad in tokens), [t for t in tokens if t[3]]
+    tokens = [q if q or not (mark or word) else mark or word for q, mark, word, _ in tokens]
+    nodes, edges, ends, i = {}, [], [], 0
+    while i < len(tokens):
+        attributes = {}
+        if tokens[i] == "[":
+            while tokens[i] != "]":
+                if tokens[i + 1] == "=":
+                    attributes[tokens[i]] = tokens[i + 2]
+                    i += 2
+                i += 1
+            if len(ends) == 2:
+                edges.append((*ends, attributes))
+            elif ends not in (["graph"], ["node"], ["edge"]):
+                nodes[ends[-1]] = attributes
+            ends = []
+        elif tokens[i] == ";" or tokens[i] in "{}":
+            if len(ends) == 2:
+                edges.append((*ends, attributes))
+            ends = []
+        elif tokens[i] != "->":
+            ends = ends if i and tokens[i - 1] == "->" else []
+            ends.append(tokens[i])
+        i += 1
+    return nodes, edges
+
+
 class Files(Asking):
     def setUp(self):
         super().setUp()
@@ -219,6 +250,11 @@ class Files(Asking):
         self.assertEqual((d["asked"], d["shown"], d["edges"]), (100, 10, []))
         out = self.ctl("refs", self.heap, "--addr", "0x100080", "--too-many", 5).out
         self.assertIn("88 more", out)
+        out = self.ctl("refs", self.heap, "--addr", "0x100000", "--addr", "0x100080", "--too-many", 2).out
+        self.assertIn("module app\n└─ .SESSIONS  dict app.SESSIONS  0x100080\n   ├─ ['…']  app.Session", out)
+        out = self.ctl("chain", self.heap, "--addr", "0x1000c0").out
+        self.assertIn("app.Session at 0x1000c0\n", out)
+        self.assertNotIn("in the heap", out)
 
     def test_files_by_their_ending(self):
         magic = {"dot": b"strict digraph", "svg": b"<?xml", "png": b"\x89PNG", "pdf": b"%PDF",
@@ -233,13 +269,24 @@ class Files(Asking):
                 re.escape(out)) + "$")
             self.assertEqual(self.read("chain." + kind)[:len(begin)], begin, kind)
             self.assertEqual(stat.S_IMODE(os.stat(out).st_mode), 0o600)
-        self.assertEqual(len(re.findall(rb"^\s+n\d+\s+\[", self.read("chain.dot"), re.M)), 5)
+        nodes, edges = simple_dot(self.read("chain.dot").decode())
+        self.assertEqual(sorted(n["label"] for n in nodes.values()), [
+            "7 × Session\\napp.Session\\n7.0 % of 100", "93 × Session\\napp.Session\\n93 % of 100",
+            "SESSIONS\\ndict\\n93 pass through here", "module\\napp", "reference not explained by any object\\nC code"])
+        label = {k: n["label"].split("\\n")[0] for k, n in nodes.items()}
+        self.assertEqual(sorted((label[a], e["label"], label[b]) for a, b, e in edges), [
+            ("SESSIONS", "['…']", "93 × Session"), ("module", ".SESSIONS", "SESSIONS"),
+            ("reference not explained by any object", "C reference", "7 × Session")])
         svg = ET.parse(self.path("chain.svg")).getroot()
         self.assertIn("93 × Session", "".join(svg.itertext()))
         for verb in ("backrefs", "refs"):
             a = self.ctl(verb, self.heap, "--addr", "0x100080", "-o", self.path(verb + ".svg"))
             self.assertEqual(a.code, 0, a.err)
             self.assertIn("app.SESSIONS", "".join(ET.parse(self.path(verb + ".svg")).getroot().itertext()))
+        a = self.ctl("refs", self.heap, "--addr", "0x100080", "--too-many", "3", "-o", self.path("refs.dot"))
+        nodes, edges = simple_dot(self.read("refs.dot").decode())
+        self.assertEqual((len(nodes), len(edges)), (5, 4))
+        self.assertIn("app.SESSIONS\\ndict\\n0x100080", [n["label"] for n in nodes.values()])
         self.fails(2, "dot svg", "backrefs", self.heap, "--type", "Session", "-o", "x.html")
         self.fails(2, "json", "types", self.heap, "-o", self.path("x.png"))
         self.fails(2, "heapsnapshot", "types", self.heap, "-o", self.path("x.snapshot"))
