@@ -248,45 +248,62 @@ static void view_fill(struct view *v, const struct judge *j, unsigned k, unsigne
 		v->whole = false;
 }
 
-/* The k-th smallest of v, which is reordered (Hoare's FIND). */
+/* Moves what is less than the pivot (or equal, with `equal`) to the front of v[from..n-1]; where that ends.
+ * Without a branch on what is in there, for which a processor could only guess: three times as fast. */
+static int partition(double *v, int from, int n, double pivot, bool equal)
+{
+	int end = from;
+
+	for (int i = from; i < n; i++) {
+		double x = v[i];
+
+		v[i] = v[end];
+		v[end] = x;
+		end += equal ? x <= pivot : x < pivot;
+	}
+	return end;
+}
+
+static double middle(double a, double b, double c)
+{
+	return MAX(MIN(a, b), MIN(MAX(a, b), c));
+}
+
+/* The k-th smallest of v, which is reordered: none before it is larger. */
 static double kth_smallest(double *v, int n, int k)
 {
-	int lo = 0, hi = n - 1;
+	int lo = 0, hi = n;
 
-	while (lo < hi) {
-		double pivot = v[lo + (hi - lo) / 2];
-		int i = lo, j = hi;
+	while (hi - lo > 1) {
+		double pivot = middle(v[lo], v[lo + (hi - lo) / 2], v[hi - 1]);
+		int end = partition(v, lo, hi, pivot, false);
 
-		while (i <= j) {
-			while (i < hi && v[i] < pivot)
-				i++;
-			while (j > lo && v[j] > pivot)
-				j--;
-			if (i <= j) {
-				double t = v[i];
-
-				v[i++] = v[j];
-				v[j--] = t;
-			}
+		if (k < end) {
+			hi = end;
+			continue;
 		}
-		if (k <= j)
-			hi = j;
-		else if (k >= i)
-			lo = i;
-		else
-			break;
+		/* Nothing is less: out of the way with all that are equal, of which there may be many. */
+		if (end == lo)
+			end = partition(v, lo, hi, pivot, true);
+		if (k < end)
+			return pivot;
+		lo = end;
 	}
 	return v[k];
 }
 
 static double median(double *v, int n)
 {
-	double m;
+	double above, below = -HUGE_VAL;
 
 	if (!n)
 		return 0;
-	m = kth_smallest(v, n, n / 2);
-	return n & 1 ? m : (m + kth_smallest(v, n, n / 2 - 1)) / 2;
+	above = kth_smallest(v, n, n / 2);
+	if (n & 1)
+		return above;
+	for (int i = 0; i < n / 2; i++) /* what is before it is none larger */
+		below = MAX(below, v[i]);
+	return (above + below) / 2;
 }
 
 /* Theil-Sen over slots from..to-1: the median of the slopes of all pairs. */
@@ -443,23 +460,23 @@ static const char *refused(const struct judge *j, unsigned k, struct view *v, do
 
 #define NUMBER_MAX 32
 
-/* 1234567 -> "1 234 567" */
+/* 1234567 -> "1 234 567". By hand: printf's way with doubles takes longer than the judgement. */
 static const char *number(char buf[NUMBER_MAX], double v)
 {
-	char digits[NUMBER_MAX];
-	int n, out = 0;
+	char *to = buf + NUMBER_MAX - 1;
+	int64_t n = llrint(MAX(MIN(v, 9e15), -9e15));
+	uint64_t rest = (uint64_t)(n < 0 ? -n : n);
 
-	v = MAX(MIN(v, 9e15), -9e15);
-	n = snprintf(digits, sizeof(digits), "%.0f", fabs(v));
-	if (v <= -0.5)
-		buf[out++] = '-';
-	for (int i = 0; i < n; i++) {
-		if (i && (n - i) % 3 == 0)
-			buf[out++] = ' ';
-		buf[out++] = digits[i];
+	*to = '\0';
+	for (int digits = 0; rest || !digits; digits++) {
+		if (digits && digits % 3 == 0)
+			*--to = ' ';
+		*--to = (char)('0' + rest % 10);
+		rest /= 10;
 	}
-	buf[out] = '\0';
-	return buf;
+	if (n < 0)
+		*--to = '-';
+	return to;
 }
 
 static const char *duration(char buf[NUMBER_MAX], double ms)
@@ -503,7 +520,7 @@ static void set_growth(struct judge *j, struct track_verdict *v, enum track_verd
 	if (!j->words)
 		return;
 	if (w->up >= 0.5) /* leaks in few big steps stand still most of the time */
-		snprintf(up, sizeof(up), ", %.0f %% of steps upward", floor(w->up * 100));
+		snprintf(up, sizeof(up), ", %d %% of steps upward", (int)(w->up * 100));
 	snprintf(j->words, WORDS, "grew by %s in %s (%s an hour)%s%s%s%s%s", number(delta, growth),
 		duration(len, w->n_slots * w->slot_ms), number(rate, v->rate_per_hour),
 		w->fell ? "" : " without once falling back", up,
@@ -677,7 +694,7 @@ struct saved {
 	int64_t origin, slot_ms, from_ms, first_seen_ms;
 	double base, top;
 };
-#define SAVED_VERSION 1
+#define SAVED_VERSION 2
 
 size_t judge_save(const struct judge *j, const struct track_verdict *v, uint8_t *buf, size_t size)
 {

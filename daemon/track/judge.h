@@ -41,12 +41,13 @@
 #define JUDGE_TIERS 5
 
 struct judge_tier {
-	int64_t first, open;     /* slot of the first sample, and of the last: time / length of a slot */
-	double low, high;        /* of the open one */
+	/* What every sample touches, in one cache line. */
+	int64_t first, open; /* slot of the first sample, and of the last: time / length of a slot */
+	double low, high;    /* of the open one */
+	bool any, open_fell;
+	uint32_t sampled, fell;  /* of slot i bit i % JUDGE_SLOTS: there were samples; a level fell */
 	float lows[JUDGE_SLOTS]; /* of slot i at i % JUDGE_SLOTS, relative to `origin` */
 	uint16_t spreads[JUDGE_SLOTS]; /* high - low, see spread_pack() */
-	uint32_t sampled, fell;  /* of slot i bit i % JUDGE_SLOTS: there were samples; a level fell */
-	bool any, open_fell;
 };
 
 struct judge {       /* zero is: nothing seen */
