@@ -80,8 +80,9 @@ static void take_levels(struct target *t, int64_t at_ms)
 			continue;
 		target_type_flow(ty, &p.births, &p.deaths);
 		p.count = target_type_level(t, ty, &p.bound);
-		/* Births less deaths say nothing where they are seen in windows only. */
-		if (p.count == TRACK_UNKNOWN && !target_counts_all(t))
+		/* Births less deaths say nothing where they are seen in windows only, nor where most go by free
+		 * lists or in specialised instructions: such a type begins with the first reading. */
+		if (p.count == TRACK_UNKNOWN && (!target_counts_all(t) || target_type_in_blocks(ty)))
 			continue;
 		track_sample(t->track, ty->track, &p);
 		record_point(t->o.record, t->recorded, ty->serial, ty->info.name, target_type_judged(ty), &p);
