@@ -232,6 +232,7 @@ static void run_own(struct tally *t, const struct shape_series *s, enum shape sh
 	for (unsigned i = 0; ty && i < s->n && found < 0; i++) {
 		const struct track_verdict *v = track_type_verdict(ty);
 
+		track_gauges(track, s->p[i].at_ms, &s->g[i]);
 		if (!track_sample(track, ty, &s->p[i]))
 			continue;
 		if (level == 4 && v->kind != TRACK_NONE) {

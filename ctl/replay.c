@@ -68,6 +68,13 @@ static json_t *json_event(struct ctl *c, const struct replay *r, const struct re
 		json_text(c, e->suppressed));
 }
 
+/* The lowest and the highest that was seen. */
+static json_t *json_gauge(const struct replay_target *t, enum track_gauge g)
+{
+	return t->gauge_min[g] < 0 ? json_null()
+				   : json_pack("[I, I]", (json_int_t)t->gauge_min[g], (json_int_t)t->gauge_max[g]);
+}
+
 static void print_json(struct ctl *c, const char *path, const struct replay *r)
 {
 	json_t *events = json_array(), *targets = json_array(), *doc;
@@ -78,10 +85,11 @@ static void print_json(struct ctl *c, const char *path, const struct replay *r)
 		const struct replay_target *t = &r->targets[i];
 
 		json_array_append_new(targets,
-			json_pack("{s:i, s:o, s:o, s:o, s:I, s:I}", "pid", (int)t->pid, "service",
+			json_pack("{s:i, s:o, s:o, s:o, s:I, s:I, s:o, s:o}", "pid", (int)t->pid, "service",
 				json_text(c, t->service), "from", json_time(t->first_ms), "to",
 				json_time(t->last_ms), "samples", (json_int_t)t->samples, "types",
-				(json_int_t)t->n_types));
+				(json_int_t)t->n_types, "threads", json_gauge(t, TRACK_THREADS),
+				"open_files", json_gauge(t, TRACK_FILES)));
 	}
 	doc = json_pack("{s:o, s:o, s:{s:I, s:I, s:I, s:I}, s:b, s:o, s:o}", "at", json_time(c->now_ms),
 		"file", json_text(c, path), "growth", "interval_ms", (json_int_t)r->config.interval_ms,
@@ -146,11 +154,16 @@ static int print_text(struct ctl *c, const struct replay *r)
 	for (unsigned i = 0; i < r->n_targets; i++) {
 		const struct replay_target *t = &r->targets[i];
 
-		fprintf(c->out, "pid %d, %s: %s samples in %s, %zu types\n", (int)t->pid,
+		fprintf(c->out, "pid %d, %s: %s samples in %s, %zu types", (int)t->pid,
 			ctl_clean(c, t->service), text_count(count, (int64_t)t->samples),
 			format_duration(length, sizeof(length),
 				(uint64_t)MAX(t->last_ms - t->first_ms, 0) * NS_PER_MS),
 			t->n_types);
+		for (int g = 0; g < TRACK_GAUGES; g++)
+			if (t->gauge_min[g] >= 0)
+				fprintf(c->out, ", %s to %s %s", text_count(count, t->gauge_min[g]),
+					text_count(length, t->gauge_max[g]), track_gauge_name((enum track_gauge)g));
+		fputc('\n', c->out);
 	}
 	fprintf(c->out, "growth: interval %s, warmup %s, window %s, min_objects %s\n\n",
 		format_duration(interval, sizeof(interval), r->config.interval_ms * NS_PER_MS),

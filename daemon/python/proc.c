@@ -79,6 +79,7 @@ struct stat_line {
 	char comm[16];
 	char state;
 	uint64_t utime, stime, start;
+	int64_t threads;
 };
 
 static int read_stat(pid_t pid, struct stat_line *ret)
@@ -101,9 +102,9 @@ static int read_stat(pid_t pid, struct stat_line *ret)
 	snprintf(ret->comm, sizeof(ret->comm), "%s", open_paren + 1);
 	got = sscanf(close_paren + 1,
 		" %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %" SCNu64 " %" SCNu64
-		" %*d %*d %*d %*d %*d %*d %" SCNu64,
-		&ret->state, &ret->utime, &ret->stime, &ret->start);
-	return got == 4 ? 0 : -EPROTO;
+		" %*d %*d %*d %*d %" SCNd64 " %*d %" SCNu64,
+		&ret->state, &ret->utime, &ret->stime, &ret->threads, &ret->start);
+	return got == 5 ? 0 : -EPROTO;
 }
 
 int proc_id_get(pid_t pid, struct proc_id *ret)
@@ -276,6 +277,16 @@ static void read_rss(struct proc_info *i)
 		i->rss_bytes = rss * (uint64_t)sysconf(_SC_PAGESIZE);
 }
 
+/* Since Linux 6.2 the size of the folder: counting its entries would cost as much as there are. */
+static void read_files(struct proc_info *i)
+{
+	char path[sizeof(root_path) + 64];
+	struct stat st;
+
+	snprintf(path, sizeof(path), "%s/%d/fd", root_path, (int)i->id.pid);
+	i->files = stat(path, &st) == 0 && st.st_size > 0 ? (int64_t)st.st_size : -1;
+}
+
 int proc_info_get(pid_t pid, struct proc_info *ret, struct err *err)
 {
 	uint64_t hz = (uint64_t)sysconf(_SC_CLK_TCK);
@@ -293,6 +304,7 @@ int proc_info_get(pid_t pid, struct proc_info *ret, struct err *err)
 	snprintf(i.comm, sizeof(i.comm), "%s", s.comm);
 	i.state = s.state;
 	i.cpu_ns = cpu_ns(&s);
+	i.threads = s.threads;
 	i.start_realtime_ms = start_realtime_ms(s.start, hz);
 	read_status(&i);
 	read_link(pid, "exe", i.exe, sizeof(i.exe));
@@ -300,6 +312,7 @@ int proc_info_get(pid_t pid, struct proc_info *ret, struct err *err)
 	read_user(&i);
 	read_unit(&i);
 	read_rss(&i);
+	read_files(&i);
 	i.opted_out = environ_opts_out(pid);
 	*ret = i;
 	return 0;
@@ -317,8 +330,10 @@ int proc_info_update(struct proc_info *i)
 		return r;
 	now.state = s.state;
 	now.cpu_ns = cpu_ns(&s);
+	now.threads = s.threads;
 	read_status(&now);
 	read_rss(&now);
+	read_files(&now);
 	*i = now;
 	return 0;
 }

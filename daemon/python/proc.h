@@ -43,6 +43,8 @@ struct proc_info {
 	uint64_t rss_bytes;
 	uint64_t start_realtime_ms;
 	uint64_t cpu_ns;  /* user + system so far */
+	int64_t threads;
+	int64_t files;    /* open ones; -1: this kernel does not say (before 6.2) */
 	bool opted_out;	  /* PYLEAK=off in its environment */
 	int seccomp_mode; /* 0, 1, 2; -1 unknown */
 	pid_t tracer;	  /* TracerPid, 0: none */

@@ -29,6 +29,8 @@ struct target {
 	struct type *types;
 	size_t n_types, cap_types;
 	uint64_t samples;
+	bool gauged; /* there have been gauges, these */
+	struct track_gauges gauges;
 	bool gone;
 };
 
@@ -240,6 +242,26 @@ void record_point(struct record_writer *w, unsigned target, uint64_t key, const 
 	ty->there = true;
 }
 
+void record_gauges(struct record_writer *w, unsigned target, const struct track_gauges *g)
+{
+	struct target *t = w && !w->ended ? targets_get(&w->targets, target) : NULL;
+	bool same;
+
+	if (!t)
+		return;
+	same = t->gauged && t->gauges.counted == g->counted;
+	for (int i = 0; i < TRACK_GAUGES; i++)
+		same &= t->gauges.value[i] == g->value[i];
+	if (same)
+		return;
+	t->gauged = true;
+	t->gauges = *g;
+	line(w, "G %u %d", target, g->counted);
+	for (int i = 0; i < TRACK_GAUGES; i++)
+		line(w, g->value[i] < 0 ? " -" : " %" PRId64, g->value[i]);
+	line(w, "\n");
+}
+
 void record_sample(struct record_writer *w, unsigned target, int64_t at_ms)
 {
 	struct target *t = w && !w->ended ? targets_get(&w->targets, target) : NULL;
@@ -416,6 +438,34 @@ static int read_pending(struct reader *r, char *s, bool away, struct pending *p,
 	return 0;
 }
 
+static int read_gauges(struct reader *r, char *s, struct err *err)
+{
+	struct track_gauges g = {.value = {0}};
+	uint64_t n, counted, v;
+	struct target *t;
+
+	if (!number(&s, false, &n) || !number(&s, false, &counted) || counted > 1)
+		return bad(r, err, "G needs a target and 0 or 1");
+	for (int i = 0; i < TRACK_GAUGES; i++) {
+		s += strspn(s, " ");
+		if (s[0] == '-' && (s[1] == ' ' || !s[1])) {
+			next(&s);
+			g.value[i] = -1;
+		} else if (number(&s, false, &v) && v <= INT64_MAX) {
+			g.value[i] = (int64_t)v;
+		} else {
+			return bad(r, err, "G needs the numbers of threads and of open files, or -");
+		}
+	}
+	t = targets_get(&r->targets, n);
+	if (!t)
+		return bad(r, err, "no such target");
+	g.counted = counted;
+	t->gauges = g;
+	t->gauged = true;
+	return 0;
+}
+
 static int read_sample(struct reader *r, char *s, const struct pending *p, size_t n_pending, struct err *err)
 {
 	uint64_t n;
@@ -445,6 +495,8 @@ static int read_sample(struct reader *r, char *s, const struct pending *p, size_
 		ty->last.deaths += (uint64_t)p[i].deaths;
 		ty->last.bound = MAX(p[i].bound, 0);
 	}
+	if (t->gauged && r->h->gauges)
+		rc = r->h->gauges(r->h->arg, (unsigned)n, at, &t->gauges);
 	for (size_t i = 0; i < t->n_types && !rc && r->h->point; i++) {
 		struct track_point q = t->types[i].last;
 
@@ -523,6 +575,9 @@ int record_read(FILE *f, const struct record_handler *h, struct err *err)
 			}
 			rc = read_pending(&r, s, buf[0] == 'x', &pending[n_pending++], err);
 			break;
+		case 'G':
+			rc = read_gauges(&r, s, err);
+			break;
 		case 'S':
 			rc = read_sample(&r, s, pending, n_pending, err);
 			n_pending = 0;
@@ -533,7 +588,7 @@ int record_read(FILE *f, const struct record_handler *h, struct err *err)
 		case '#':
 			break;
 		default:
-			rc = bad(&r, err, "it begins with none of C T N J p x S E #");
+			rc = bad(&r, err, "it begins with none of C T N J G p x S E #");
 		}
 	}
 	if (!rc && ferror(f))

@@ -38,6 +38,8 @@ void record_target_gone(struct record_writer *w, unsigned target);
 /* A sample of a type: all with the same at_ms belong together. judged: verdicts on it count. */
 void record_point(struct record_writer *w, unsigned target, uint64_t key, const char *name, bool judged,
 	const struct track_point *p);
+/* What the load shows in, of the sample that is under way. */
+void record_gauges(struct record_writer *w, unsigned target, const struct track_gauges *g);
 /* All points of the sample at at_ms have been given: of types that were in the one before and are not
  * in this, nothing was known. */
 void record_sample(struct record_writer *w, unsigned target, int64_t at_ms);
@@ -51,11 +53,12 @@ struct record_handler {
 	int (*gone)(void *arg, unsigned target);
 	int (*type)(void *arg, unsigned target, uint64_t key, const char *name);
 	int (*judged)(void *arg, unsigned target, uint64_t key);
+	int (*gauges)(void *arg, unsigned target, int64_t at_ms, const struct track_gauges *g);
 	int (*point)(void *arg, unsigned target, uint64_t key, const struct track_point *p);
 	int (*sample)(void *arg, unsigned target, int64_t at_ms);
 };
 
-/* Reads to the end; a handler's negative result ends it. -EBADMSG with err, which names the line, where
+/* Reads to the end; the gauges of a sample, where there are any, come before its points; a handler's negative result ends it. -EBADMSG with err, which names the line, where
  * the file is none or not whole: what came before has been handed over. Whatever is in the file, memory
  * stays within the limits above. */
 int record_read(FILE *f, const struct record_handler *h, struct err *err);

@@ -51,6 +51,8 @@ static int on_target(void *arg, unsigned target, pid_t pid, int64_t start_ms, co
 	r->targets = v;
 	t = &v[target - 1];
 	*t = (struct replay_target){.pid = pid, .start_ms = start_ms};
+	memset(t->gauge_min, -1, sizeof(t->gauge_min));
+	memset(t->gauge_max, -1, sizeof(t->gauge_max));
 	r->n_targets = target;
 	t->service = strdup(service);
 	t->keys = calloc(1, sizeof(*t->keys));
@@ -81,6 +83,21 @@ static struct replay_type *type_of(const struct replay_target *t, uint64_t key)
 static int on_judged(void *arg, unsigned target, uint64_t key)
 {
 	type_of(&((struct run *)arg)->r->targets[target - 1], key)->judged = true;
+	return 0;
+}
+
+static int on_gauges(void *arg, unsigned target, int64_t at_ms, const struct track_gauges *g)
+{
+	struct replay_target *t = &((struct run *)arg)->r->targets[target - 1];
+
+	for (int i = 0; i < TRACK_GAUGES; i++) {
+		if (g->value[i] < 0)
+			continue;
+		if (t->gauge_min[i] < 0 || g->value[i] < t->gauge_min[i])
+			t->gauge_min[i] = g->value[i];
+		t->gauge_max[i] = MAX(t->gauge_max[i], g->value[i]);
+	}
+	track_gauges(t->track, at_ms, g);
 	return 0;
 }
 
@@ -198,6 +215,7 @@ int replay_run(FILE *f, const struct replay_settings *s, struct replay *ret, str
 		.target = on_target,
 		.type = on_type,
 		.judged = on_judged,
+		.gauges = on_gauges,
 		.point = on_point,
 		.sample = on_sample};
 	int rc;

@@ -36,6 +36,7 @@ struct replay_target {
 	char *service;
 	int64_t start_ms, first_ms, last_ms;
 	uint64_t samples;
+	int64_t gauge_min[TRACK_GAUGES], gauge_max[TRACK_GAUGES]; /* < 0: not known */
 	struct replay_type {
 		struct track_type *ty;
 		bool judged;

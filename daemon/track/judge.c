@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -26,6 +27,11 @@
 #define REST          0.1 /* varies less, as a share of itself: it has come to rest */
 #define BOUND_FADE    0.95
 #define PLATEAU_ROOM  1.1 /* above what the service always grew to, by so much, is news */
+#define LOAD_TIERS    2   /* of six windows: what grows for longer is no load but leaks itself */
+#define LOAD_RISE     1.1 /* so much must a gauge rise, from the first third to the last, */
+#define LOAD_LEAST    8   /* and by so many */
+#define LOAD_SEEN     0.5  /* of the time must births have been counted */
+#define LOAD_BIRTHS   0.5  /* of how the gauge rises must births rise */
 /* How many times the usual swing the growth must be. */
 #define CLEAR_LEAK  3.0
 #define CLEAR_WATCH 2.0
@@ -429,6 +435,114 @@ static double latest_floor(const struct judge *j)
 	return t->sampled & bit(t->open - 1) ? (double)t->lows[(uint64_t)(t->open - 1) % JUDGE_SLOTS] : t->low;
 }
 
+/* ---- load ---------------------------------------------------------------------------------- */
+
+/* The levels of a gauge in the slots of a view; false: not all are known. */
+static bool view_gauge(struct view *g, const struct judge *gauge, unsigned k, const struct view *v)
+{
+	const struct judge_tier *t;
+	int64_t from = (int64_t)(v->from_ms / v->slot_ms), oldest;
+
+	if (k >= gauge->n_tiers || tier_slot_ms(gauge, k) != (int64_t)v->slot_ms)
+		return false;
+	t = &gauge->tiers[k];
+	oldest = t->open - tier_slots(gauge, k);
+	*g = *v;
+	for (unsigned i = 0; i < v->n; i++) {
+		int64_t slot = from + (int64_t)v->at[i];
+
+		if (slot < oldest || slot >= t->open || !(t->sampled & bit(slot)))
+			return false;
+		g->low[i] = (double)t->lows[(uint64_t)slot % JUDGE_SLOTS] + (double)gauge->origin;
+	}
+	view_slope(g);
+	return true;
+}
+
+/* By how much a counter of a series rose in the first half of a view and in the second; where it began anew
+ * from zero, what it said until the next point is not known and left out. */
+static bool rise_in_halves(const struct series *s, size_t counter, const struct view *v, double ret[2])
+{
+	struct series_point points[TRACK_POINTS];
+	uint32_t n = series_points(s, points);
+	double at[3], value[3] = {0}, sum = 0;
+	int k = 0;
+
+	for (int half = 0; half < 3; half++)
+		at[half] = v->from_ms + half * v->n_slots * v->slot_ms / 2;
+	for (uint32_t i = 0; i + 1 < n && k < 3; i++) {
+		const struct track_point *a = &points[i].p, *b = &points[i + 1].p;
+		uint64_t from = *(const uint64_t *)((const char *)a + counter);
+		uint64_t to = *(const uint64_t *)((const char *)b + counter);
+		double rise = to > from ? (double)(to - from) : 0;
+
+		for (; k < 3 && (double)b->at_ms >= at[k]; k++)
+			value[k] = sum + rise * MAX(at[k] - (double)a->at_ms, 0) /
+						 (double)MAX(b->at_ms - a->at_ms, (int64_t)1);
+		sum += rise;
+	}
+	ret[0] = value[1] - value[0];
+	ret[1] = value[2] - value[1];
+	return k == 3;
+}
+
+/* Births a ms in the halves of a view, from the time in which none was missed. */
+static bool birth_rates(const struct judge_load *load, const struct view *v, double ret[2])
+{
+	double seen[2], least = LOAD_SEEN * v->n_slots * v->slot_ms / 2;
+
+	if (!rise_in_halves(load->births, offsetof(struct track_point, births), v, ret) ||
+		!rise_in_halves(load->seen_ms, offsetof(struct track_point, deaths), v, seen) ||
+		seen[0] < least || seen[1] < least || ret[0] <= 0)
+		return false;
+	ret[0] /= seen[0];
+	ret[1] /= seen[1];
+	return true;
+}
+
+/*
+ * Why the growth in a view is that of the load; NULL: it is not. What comes and goes with it lives as long as before:
+ * there are more because more are born (Little's law). Of a leak as many are born as before, and they
+ * stay; so it is none though it may open a file each. Births alone would say that of copies of what
+ * leaks, a gauge alone of leaked threads and connections.
+ */
+static const char *follows_load(const struct judge_load *load, unsigned k, const struct view *v)
+{
+	static const char *const words[TRACK_GAUGES] = {
+		[TRACK_THREADS] = "it follows the load: threads and births rise with it",
+		[TRACK_FILES] = "it follows the load: open files and births rise with it",
+	};
+	double births[2];
+
+	if (k >= LOAD_TIERS || !birth_rates(load, v, births) ||
+		(births[0] + births[1]) * v->n_slots * v->slot_ms / 2 < 2 * view_growth(v))
+		return NULL;
+	for (int i = 0; i < TRACK_GAUGES; i++) {
+		struct view g, rest = *v;
+		unsigned third = view_find(v, 1 / 3.0), half = view_find(v, 1 / 2.0), last = view_find(v, 2 / 3.0);
+		double before, after;
+
+		if (!view_gauge(&g, load->gauges[i], k, v))
+			continue;
+		before = view_mean(&g, 0, third);
+		after = view_mean(&g, last, g.n);
+		if (g.slope <= 0 || after < LOAD_RISE * before || after < before + LOAD_LEAST)
+			continue;
+		for (unsigned n = 0; n < v->n; n++)
+			rest.low[n] -= v->slope / g.slope * g.low[n];
+		view_slope(&rest);
+		if (CLEAR_LEAK * rest.swing > view_growth(v))
+			continue; /* it did not grow as the gauge did */
+		before = view_mean(&g, 0, half);
+		after = view_mean(&g, half, g.n);
+		if (births[1] / births[0] - 1 >= LOAD_BIRTHS * (after / before - 1))
+			return words[i];
+	}
+	return NULL;
+}
+
+/* ---- what is growth ------------------------------------------------------------------------ */
+
 /* Why the growth in a view is nothing; NULL: it is growth without an end in sight. */
 static const char *refused(const struct judge *j, unsigned k, struct view *v, double least, double clear)
 {
@@ -553,10 +667,18 @@ static void start_leak(struct judge *j, unsigned tier, const struct view *v)
 	j->top = v->floor[2];
 }
 
+/* What a verdict is made from, beside the tiers. */
+struct look {
+	const struct track_config *c;
+	const struct judge_load *load;
+	unsigned ended; /* tiers of which a slot has */
+	int64_t now;
+};
+
 /* Looks for a leak in the tiers below `to` of which a slot has ended. Why not, of the shortest, goes to
  * *ret_refused; NULL: it is too early to say. */
-static bool find_leak(struct judge *j, const struct track_config *c, unsigned ended, unsigned to,
-	struct view *v, unsigned *ret_tier, const char **ret_refused)
+static bool find_leak(const struct judge *j, const struct look *l, unsigned to, struct view *v,
+	unsigned *ret_tier, const char **ret_refused)
 {
 	*ret_refused = NULL;
 	for (unsigned k = 0; k < MIN(to, j->n_tiers); k++) {
@@ -565,11 +687,13 @@ static bool find_leak(struct judge *j, const struct track_config *c, unsigned en
 		unsigned least = k ? TIER_LEAST : j->known_leak ? WINDOW_SLOTS : JUDGE_SLOTS;
 		const char *why;
 
-		if (!(ended & 1U << k) || have < least)
+		if (!(l->ended & 1U << k) || have < least)
 			continue;
 		for (unsigned n = have; n >= least; n = n > least ? least : 0) {
 			view_fill(v, j, k, n);
-			why = refused(j, k, v, min_objects(c), CLEAR_LEAK);
+			why = refused(j, k, v, min_objects(l->c), CLEAR_LEAK);
+			if (!why && l->load)
+				why = follows_load(l->load, k, v);
 			if (!why) {
 				*ret_tier = k;
 				return true;
@@ -596,8 +720,7 @@ static bool is_watch(struct judge *j, const struct track_config *c, struct view 
 	return view_growth(v) >= min_objects(c) / 4 && v->floor[2] > v->floor[0];
 }
 
-static void judge_slots(
-	struct judge *j, const struct track_config *c, unsigned ended, int64_t now, struct track_verdict *v)
+static void judge_slots(struct judge *j, const struct look *l, struct track_verdict *v)
 {
 	const char *why, *why_no_leak;
 	char buf[NUMBER_MAX], more[64];
@@ -617,21 +740,21 @@ static void judge_slots(
 		if (j->rebuilt)
 			start_leak(j, j->tier, &w);
 		j->rebuilt = false;
-		if (leak_goes_on(j, c, &w)) {
+		if (leak_goes_on(j, l->c, &w)) {
 			/* What a longer tier found shows in a shorter one later, and ends there. */
-			if (j->tier && find_leak(j, c, ended, j->tier, &part, &tier, &why)) {
+			if (j->tier && find_leak(j, l, j->tier, &part, &tier, &why)) {
 				start_leak(j, tier, &part);
 				w = part;
 			}
-			set_growth(j, v, TRACK_LEAK, &w, now, NULL);
+			set_growth(j, v, TRACK_LEAK, &w, l->now, NULL);
 			return;
 		}
 		set_none(v, "no longer growing");
 	}
-	if (find_leak(j, c, ended, JUDGE_TIERS, &w, &tier, &why_no_leak)) {
+	if (find_leak(j, l, JUDGE_TIERS, &w, &tier, &why_no_leak)) {
 		start_leak(j, tier, &w);
 		j->rebuilt = false;
-		set_growth(j, v, TRACK_LEAK, &w, now, NULL);
+		set_growth(j, v, TRACK_LEAK, &w, l->now, NULL);
 		return;
 	}
 	if (tier_slots(j, 0) < WINDOW_SLOTS) {
@@ -639,7 +762,7 @@ static void judge_slots(
 			set_none(v, "not observed for a window yet");
 		return;
 	}
-	if (!is_watch(j, c, &w, v->kind == TRACK_WATCH, &why)) {
+	if (!is_watch(j, l->c, &w, v->kind == TRACK_WATCH, &why)) {
 		set_none(v, why);
 		return;
 	}
@@ -650,16 +773,16 @@ static void judge_slots(
 			duration(buf, (double)j->slot_ms * (JUDGE_SLOTS - WINDOW_SLOTS)));
 		why_no_leak = more;
 	}
-	set_growth(j, v, TRACK_WATCH, &w, now, why_no_leak);
+	set_growth(j, v, TRACK_WATCH, &w, l->now, why_no_leak);
 }
 
 void judge(struct judge *j, const struct track_config *c, int64_t usable_from_ms, const struct series *s,
-	double bound, struct track_verdict *v)
+	double bound, const struct judge_load *load, struct track_verdict *v)
 {
 	const struct series_point *last = series_last(s);
+	struct look l = {.c = c, .load = load};
 	int64_t window = (int64_t)MIN(c->window_ms, (uint64_t)SERIES_TIME_MAX >> 12);
 	int64_t slot_ms = MAX(window / WINDOW_SLOTS, 1);
-	unsigned ended = 0;
 
 	if (!last)
 		return;
@@ -678,12 +801,13 @@ void judge(struct judge *j, const struct track_config *c, int64_t usable_from_ms
 		j->slot_ms = slot_ms;
 		j->from_ms = usable_from_ms;
 		rebuild(j, s);
-		ended = (1U << JUDGE_TIERS) - 1;
+		l.ended = (1U << JUDGE_TIERS) - 1;
 	} else {
-		ended = put_point(j, last);
+		l.ended = put_point(j, last);
 	}
-	if (ended)
-		judge_slots(j, c, ended, last->p.at_ms, v);
+	l.now = last->p.at_ms;
+	if (l.ended)
+		judge_slots(j, &l, v);
 }
 
 /* ---- kept elsewhere ------------------------------------------------------------------------ */

@@ -21,6 +21,12 @@
  *           come, clear of the noise, in one of the tiers.
  *   watch   the same over one window, by half of min_objects and twice the swing.
  *
+ * What follows the load is no leak while that grows: see follows_load() in judge.c. It takes a gauge
+ * outside of the heap (threads, open files) that rises in the same shape, and births that rise with it
+ * and come to twice the growth: what leaks is born as often as before and stays. So leaked connections
+ * or threads, with which the gauge rises too, are found; and what leaks while the load grows is found
+ * when that has ended, or has lasted for longer than six windows.
+ *
  * Both have hysteresis. A leak ends when its slope falls under half of what it takes, when the last
  * third of the time it is judged by did not grow, or when half of what had grown since is gone
  * again; a watch at half of its own threshold.
@@ -66,12 +72,19 @@ struct judge {       /* zero is: nothing seen */
 	bool known_leak;  /* expected: it leaked in an earlier life */
 };
 
+/* What the load of the target shows in. */
+struct judge_load {
+	const struct judge *gauges[TRACK_GAUGES]; /* judged at the same times */
+	const struct series *births;  /* where births show: of the type, or of all */
+	const struct series *seen_ms; /* its `deaths`: for how long none was missed */
+};
+
 void judge_release(struct judge *j);
 
 /* After a sample has been added to the series. usable_from_ms: end of the warm-up; bound: how far the
- * level may be off. *v is the verdict so far and becomes the new one. */
+ * level may be off; load: NULL if no growth is load. *v is the verdict so far and becomes the new one. */
 void judge(struct judge *j, const struct track_config *c, int64_t usable_from_ms, const struct series *s,
-	double bound, struct track_verdict *v);
+	double bound, const struct judge_load *load, struct track_verdict *v);
 
 /* The tiers and the verdict as bytes; judge_load() is for the same series: -EBADMSG where they cannot be its. */
 size_t judge_save(const struct judge *j, const struct track_verdict *v, uint8_t *buf, size_t size);

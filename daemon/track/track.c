@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "daemon/track/cause.h"
 #include "daemon/track/judge.h"
 #include "daemon/track/series.h"
 #include "daemon/util/macros.h"
@@ -21,11 +22,23 @@ struct track_type {
 	struct judge judge;
 	struct track_verdict verdict;
 	uint64_t interval_ms; /* for writing out runs of equal samples */
+	bool builtin;         /* see cause_is_builtin() */
+};
+
+/* Kept as a type is, but for its verdict: of that the types speak. With births and seen_ms below as births
+ * and deaths. */
+struct gauge {
+	struct series series;
+	struct judge judge;
+	struct track_verdict verdict;
 };
 
 struct track {
 	struct track_config config;
 	int64_t start_ms;
+	struct gauge gauges[TRACK_GAUGES];
+	uint64_t births, seen_ms; /* of all types, and for how long none was missed */
+	int64_t gauged_ms;
 	struct u64map types; /* key -> struct track_type * */
 	struct track_type *first;
 	size_t n_types;
@@ -55,6 +68,11 @@ const char *track_verdict_name(enum track_verdict_kind k)
 		break;
 	}
 	return "none";
+}
+
+const char *track_gauge_name(enum track_gauge g)
+{
+	return g == TRACK_THREADS ? "threads" : "open files";
 }
 
 int track_new(const struct track_config *c, int64_t target_start_ms, struct track **ret)
@@ -89,6 +107,10 @@ void track_free(struct track *t)
 		next = ty->next;
 		type_free(ty);
 	}
+	for (int i = 0; i < TRACK_GAUGES; i++) {
+		series_release(&t->gauges[i].series);
+		judge_release(&t->gauges[i].judge);
+	}
 	u64map_release(&t->types);
 	free(t);
 }
@@ -116,6 +138,7 @@ struct track_type *track_type_get(struct track *t, uint64_t key, const char *nam
 		type_free(ty);
 		return NULL;
 	}
+	ty->builtin = cause_is_builtin(ty);
 	ty->verdict.count = TRACK_UNKNOWN;
 	ty->verdict.reason = "";
 	ty->next = t->first;
@@ -163,14 +186,39 @@ static int64_t usable_from(const struct track *t)
 	return start + (int64_t)MIN(t->config.warmup_ms, (uint64_t)SERIES_TIME_MAX);
 }
 
+void track_gauges(struct track *t, int64_t at_ms, const struct track_gauges *v)
+{
+	at_ms = MAX(MIN(at_ms, SERIES_TIME_MAX), 0);
+	if (v->counted && t->gauged_ms && at_ms > t->gauged_ms)
+		t->seen_ms += (uint64_t)(at_ms - t->gauged_ms);
+	t->gauged_ms = at_ms;
+	for (int i = 0; i < TRACK_GAUGES; i++) {
+		struct track_point p = {.at_ms = at_ms, .count = v->value[i], .births = t->births, .deaths = t->seen_ms};
+		struct gauge *g = &t->gauges[i];
+
+		if (v->value[i] >= 0 && !series_add(&g->series, &p, MAX(t->config.interval_ms, 1)))
+			judge(&g->judge, &t->config, usable_from(t), &g->series, 0, NULL, &g->verdict);
+	}
+}
+
 bool track_sample(struct track *t, struct track_type *ty, const struct track_point *p)
 {
 	enum track_verdict_kind was = ty->verdict.kind;
+	const struct series_point *last = series_last(&ty->series);
+	struct judge_load load = {.births = &ty->series, .seen_ms = &t->gauges[TRACK_THREADS].series};
 
+	if (last && p->births > last->p.births)
+		t->births += p->births - last->p.births;
+	/* Births of built-in types are mostly taken from free lists, which nobody sees. */
+	if (ty->builtin)
+		load.births = load.seen_ms;
 	ty->interval_ms = MAX(t->config.interval_ms, 1);
 	if (series_add(&ty->series, p, ty->interval_ms))
 		return false; /* no memory for a first point: the type stays unjudged */
-	judge(&ty->judge, &t->config, usable_from(t), &ty->series, (double)MAX(p->bound, 0), &ty->verdict);
+	for (int i = 0; i < TRACK_GAUGES; i++)
+		load.gauges[i] = &t->gauges[i].judge;
+	judge(&ty->judge, &t->config, usable_from(t), &ty->series, (double)MAX(p->bound, 0), &load,
+		&ty->verdict);
 	return ty->verdict.kind != was;
 }
 

@@ -56,6 +56,19 @@ struct track_verdict {
 	const char *reason;    /* one sentence a person believes; valid until the next sample */
 };
 
+/* What a target's load shows in outside of its heap. */
+enum track_gauge {
+	TRACK_THREADS,
+	TRACK_FILES, /* open ones: connections */
+	TRACK_GAUGES,
+};
+const char *track_gauge_name(enum track_gauge g); /* "threads", "open files" */
+
+struct track_gauges {
+	int64_t value[TRACK_GAUGES]; /* < 0: not known */
+	bool counted;                /* no birth since the sample before was missed */
+};
+
 struct track;      /* one target */
 struct track_type; /* one type of it */
 
@@ -70,6 +83,9 @@ void track_configure(struct track *t, const struct track_config *c);
 struct track_type *track_type_get(struct track *t, uint64_t key, const char *name);
 void track_forget(struct track *t, uint64_t key);
 const char *track_type_name(const struct track_type *ty);
+
+/* The gauges at the time of the samples of types that follow. Without them no growth is load. */
+void track_gauges(struct track *t, int64_t at_ms, const struct track_gauges *g);
 
 /* A sample; judges the type anew. Returns true if the verdict's kind changed. */
 bool track_sample(struct track *t, struct track_type *ty, const struct track_point *p);

@@ -37,9 +37,14 @@ static void answer_waiters(struct target *t, bool ok)
 	answer(TAKE_PTR(t->waiters), ok);
 }
 
-static void look_at_process(struct target *t)
+/* What the load shows in, outside of the heap; needs the time of the sample before. */
+static void take_gauges(struct target *t, int64_t at_ms)
 {
-	proc_info_update(&t->info);
+	struct track_gauges g = {.value = {[TRACK_THREADS] = t->info.threads, [TRACK_FILES] = t->info.files},
+		.counted = target_budget_all_since(t, t->sampled_ms)};
+
+	track_gauges(t->track, at_ms, &g);
+	record_gauges(t->o.record, t->recorded, &g);
 }
 
 static void type_rates(struct target *t, struct target_type *ty, int64_t at_ms)
@@ -71,6 +76,7 @@ static void type_rates(struct target *t, struct target_type *ty, int64_t at_ms)
 /* Puts what is known now into the series. */
 static void take_levels(struct target *t, int64_t at_ms)
 {
+	take_gauges(t, at_ms);
 	t->sampled_ms = at_ms;
 	for (size_t i = 0; i < t->n_types; i++) {
 		struct target_type *ty = t->types[i];
@@ -94,11 +100,11 @@ static void take_sample(struct target *t, int64_t at_ms, bool levels)
 {
 	t->looked_ms = at_ms;
 	target_budget_sampled(t);
+	proc_info_update(&t->info);
 	if (levels)
 		take_levels(t, at_ms);
 	for (size_t i = 0; i < t->n_types; i++)
 		type_rates(t, t->types[i], at_ms);
-	look_at_process(t);
 	target_kept_sampled(t);
 	if (t->o.on_sample)
 		t->o.on_sample(t, t->o.userdata);

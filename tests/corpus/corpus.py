@@ -111,7 +111,7 @@ def split(recording, folder, names):
                 files[words[1]] = open(f"{folder}/{name}.rec", "w", encoding="utf-8",
                                        errors="surrogateescape")
                 files[words[1]].write("".join(head) + f"T 1 {words[2]} {words[3]} {name}\n")
-            elif words[0] in "NJSE":
+            elif words[0] in "NJGSE":
                 target = words[1].rstrip("\n")
                 end = " ".join(words[2:])
                 files[target].write("".join(pending) + (f"{words[0]} 1 {end}" if end else f"{words[0]} 1\n"))

@@ -28,6 +28,7 @@ enum shape {
 	SHAPE_WALK,       /* wanders around a mean */
 	SHAPE_BATCH,      /* jobs load and release */
 	SHAPE_SHRINKING,
+	SHAPE_CONNECTIONS, /* rises with its connections, for up to four windows, and stays there */
 	/* leaking */
 	SHAPE_LINEAR,
 	SHAPE_RANDOM, /* leaks at random moments, in random amounts */
@@ -38,14 +39,17 @@ enum shape {
 	SHAPE_SPIKES,
 	SHAPE_UNDER_WAVE, /* its rate follows the load, and so does the level */
 	SHAPE_SLOW,       /* a tenth to a half of min_objects a window */
+	SHAPE_LEAKED_CONNECTIONS, /* of those that come and go some stay: the gauge rises with them */
+	SHAPE_WHILE_LOAD_RISES,   /* leaks, while connections become more for another reason */
 	SHAPES,
 	SHAPE_FIRST_LEAK = SHAPE_LINEAR,
 };
 
 static const char *const shape_names[SHAPES] = {"constant", "noise", "saw-tooth", "LRU that fills",
 	"finite key set", "pool that ramps", "bursts that drain", "one jump", "follows the load",
-	"wanders", "batch jobs", "shrinking", "steady", "at random", "with noise", "in steps",
-	"under a saw-tooth", "after a plateau", "with spikes", "with the load", "slow"};
+	"wanders", "batch jobs", "shrinking", "rises with its connections", "steady", "at random", "with noise", "in steps",
+	"under a saw-tooth", "after a plateau", "with spikes", "with the load", "slow",
+	"leaked connections", "while the load rises"};
 
 #define SHAPE_WINDOW_MS  (30 * 60 * 1000LL)
 #define SHAPE_STEP_MS    10000LL
@@ -56,6 +60,7 @@ static const char *const shape_names[SHAPES] = {"constant", "noise", "saw-tooth"
 
 struct shape_series {
 	struct track_point p[SHAPE_SAMPLES];
+	struct track_gauges g[SHAPE_SAMPLES];
 	unsigned n;
 	int64_t onset_ms; /* of the leak; 0: there is none */
 };
@@ -94,11 +99,29 @@ static double shape_gauss(struct shape_rng *r)
 struct shape_state {
 	double base, size, period, phase, rate, noise, onset, memory;
 	double walk, total;
+	double load, born; /* connections that are open, objects born since the level before */
 };
 
 static double shape_tooth(const struct shape_state *s, double w)
 {
 	return fmod(w / s->period + s->phase, 1);
+}
+
+/* Connections: they come at a rate that rises from a fifth of its height, at s->onset, within s->period, and
+ * live for s->memory. */
+static void shape_load(struct shape_state *s, struct shape_rng *r, double w, double dw, bool rises)
+{
+	double share = rises ? 0.2 + 0.8 * MIN(MAX(w - s->onset, 0) / s->period, 1) : 1;
+	double come, go;
+
+	if (!s->load)
+		s->load = s->size * share;
+	come = s->size * share * dw / s->memory;
+	go = s->load * MIN(dw / s->memory, 1);
+	come = floor(MAX(come + sqrt(come) * shape_gauss(r), 0) + 0.5);
+	go = floor(MAX(go + sqrt(go) * shape_gauss(r), 0) + 0.5);
+	s->born = come;
+	s->load = MAX(s->load + come - go, 0);
 }
 
 static double shape_level(enum shape k, struct shape_state *s, struct shape_rng *r, double w, double dw)
@@ -154,6 +177,18 @@ static double shape_level(enum shape k, struct shape_state *s, struct shape_rng 
 		if (w > s->onset)
 			s->total += s->rate * dw * keep;
 		return s->base + s->total + s->rate / 2 * keep;
+	case SHAPE_CONNECTIONS:
+		shape_load(s, r, w, dw, true);
+		return s->load;
+	case SHAPE_LEAKED_CONNECTIONS:
+		shape_load(s, r, w, dw, false);
+		s->total += s->rate * dw;
+		s->born += s->rate * dw;
+		return s->load + s->total;
+	case SHAPE_WHILE_LOAD_RISES:
+		shape_load(s, r, w, dw, true);
+		s->born += s->rate * dw;
+		return s->load + leaked;
 	case SHAPES:
 		break;
 	}
@@ -172,6 +207,14 @@ static struct shape_state shape_draw(enum shape k, struct shape_rng *r)
 		.memory = shape_log_between(r, 0.03, 0.4),
 	};
 
+	if (k == SHAPE_CONNECTIONS || k == SHAPE_WHILE_LOAD_RISES || k == SHAPE_LEAKED_CONNECTIONS) {
+		s.size = shape_log_between(r, 2000, 50000);
+		s.period = shape_log_between(r, 0.5, 4);
+		s.onset = shape_between(r, 0, 8);
+		s.memory = shape_log_between(r, 0.02, 0.3);
+	}
+	if (k == SHAPE_WHILE_LOAD_RISES || k == SHAPE_LEAKED_CONNECTIONS)
+		s.onset = 0;
 	if (k == SHAPE_JUMP)
 		s.onset = shape_between(r, 1, SHAPE_WINDOWS - 1);
 	if (k == SHAPE_AFTER_PLATEAU)
@@ -199,7 +242,8 @@ static enum shape shape_series(uint64_t i, struct shape_series *ret)
 	int64_t at = SHAPE_T0, jump_at = shape_uniform(&r) < 0.1 ? (int64_t)shape_between(&r, 100, 3000) : -1;
 	int64_t jump = (int64_t)shape_between(&r, -600, 3600) * 1000;
 	uint64_t births = 0, deaths = 0;
-	double before = 0;
+	double before = 0, files = shape_between(&r, 10, 1000), threads = shape_between(&r, 1, 64);
+	bool counted = true;
 
 	ret->n = 0;
 	ret->onset_ms = k >= SHAPE_FIRST_LEAK ? SHAPE_T0 + (int64_t)(s.onset * SHAPE_WINDOW_MS) : 0;
@@ -207,16 +251,23 @@ static enum shape shape_series(uint64_t i, struct shape_series *ret)
 		double w = (double)(t * SHAPE_STEP_MS) / SHAPE_WINDOW_MS;
 		double level = floor(MAX(shape_level(k, &s, &r, w, (double)SHAPE_STEP_MS / SHAPE_WINDOW_MS), 0));
 		uint64_t churn = (uint64_t)(1000 * shape_uniform(&r));
+		struct track_gauges g = {.value = {[TRACK_THREADS] = (int64_t)threads,
+			[TRACK_FILES] = (int64_t)(files + (s.load ? s.load + s.total : 0) + 2 * shape_uniform(&r))}};
 
+		if (s.load)
+			churn = (uint64_t)MAX(s.born - MAX(level - before, 0), 0);
 		births += churn + (uint64_t)MAX(level - before, 0);
 		deaths += churn + (uint64_t)MAX(before - level, 0);
 		before = level;
 		if (t == jump_at)
 			at += jump;
 		if (restarts && shape_uniform(&r) < 0.001)
-			births = deaths = 0;
+			births = deaths = counted = 0;
 		if ((missing && shape_uniform(&r) < 0.3) || (seldom && t % 6) || (w > gap && w < gap + 0.7))
 			continue;
+		g.counted = counted;
+		counted = true;
+		ret->g[ret->n] = g;
 		ret->p[ret->n++] = (struct track_point){.at_ms = at,
 			.count = unknown ? TRACK_UNKNOWN : (int64_t)level,
 			.births = births,

@@ -12,7 +12,7 @@
 
 #include "tests/unit/judge_shapes.h"
 
-#define SERIES 840 /* forty of each shape */
+#define SERIES 960 /* forty of each shape */
 
 static const struct track_config config = {
 	.interval_ms = SHAPE_STEP_MS, .window_ms = SHAPE_WINDOW_MS, .min_objects = SHAPE_MIN};
@@ -27,6 +27,7 @@ static int64_t first_leak(const struct shape_series *s)
 	assert_int_equal(track_new(&config, SHAPE_T0 - SHAPE_WINDOW_MS, &t), 0);
 	ty = track_type_get(t, 1, "app.Thing");
 	for (unsigned i = 0; i < s->n && found < 0; i++) {
+		track_gauges(t, s->p[i].at_ms, &s->g[i]);
 		track_sample(t, ty, &s->p[i]);
 		if (track_type_verdict(ty)->kind == TRACK_LEAK)
 			found = s->p[i].at_ms;

@@ -394,6 +394,7 @@ static void this_process(void **state)
 	const struct proc_map *map;
 	struct proc_id id;
 	struct err err = {""};
+	int64_t n;
 
 	proc_set_root("/proc");
 	assert_int_equal(proc_id_get(getpid(), &id), 0);
@@ -403,6 +404,12 @@ static void this_process(void **state)
 	assert_int_equal(i.gid, getegid());
 	assert_true(i.rss_bytes > 0);
 	assert_string_equal(i.comm, "test_proc");
+	assert_int_equal(i.threads, 1);
+	n = i.files;
+	fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
+	assert_int_equal(proc_info_update(&i), 0);
+	assert_int_equal(i.files, n < 0 ? n : n + 1); /* < 0: a kernel before 6.2 */
+	close(fd);
 	assert_true(i.start_realtime_ms <= (uint64_t)now_realtime_ms() + 1000);
 	assert_true(i.start_realtime_ms + 600000 > (uint64_t)now_realtime_ms());
 	assert_int_equal(proc_maps_read(getpid(), &m, &err), 0);

@@ -47,7 +47,9 @@ static void write_one(void)
 	for (int i = 0; i < 120; i++) {
 		struct track_point p = {.at_ms = T0 + i * 1000, .count = 100 + 20 * i, .births = 1000ULL * i,
 			.deaths = 980ULL * i, .bound = 2};
+		struct track_gauges g = {{i / 10, i % 2 ? 7 : -1}, i > 5};
 
+		record_gauges(w, t, &g);
 		record_point(w, t, 1, "app.Session", true, &p);
 		p.count = i % 2 ? TRACK_UNKNOWN : 50 - i;
 		if (i % 10)
@@ -62,7 +64,7 @@ static void write_one(void)
 }
 
 struct seen {
-	unsigned samples, gone, points[4], unknown, judged;
+	unsigned samples, gone, gauges, points[4], unknown, judged;
 	int64_t last_count;
 };
 
@@ -87,6 +89,19 @@ static int on_type(void *arg, unsigned target, uint64_t key, const char *name)
 static int on_judged(void *arg, unsigned target, uint64_t key)
 {
 	((struct seen *)arg)->judged++;
+	return 0;
+}
+
+static int on_gauges(void *arg, unsigned target, int64_t at_ms, const struct track_gauges *g)
+{
+	struct seen *s = arg;
+	int i = (int)s->samples;
+
+	assert_int_equal(at_ms, T0 + i * 1000);
+	assert_int_equal(g->value[TRACK_THREADS], i / 10);
+	assert_int_equal(g->value[TRACK_FILES], i % 2 ? 7 : -1);
+	assert_int_equal(g->counted, i > 5);
+	s->gauges++;
 	return 0;
 }
 
@@ -127,7 +142,7 @@ static void test_round(void **state)
 {
 	struct seen seen = {0};
 	struct record_handler h = {.arg = &seen, .target = on_target, .type = on_type, .judged = on_judged,
-		.point = on_point, .sample = on_sample, .gone = on_gone};
+		.gauges = on_gauges, .point = on_point, .sample = on_sample, .gone = on_gone};
 	struct record_writer *w;
 	struct err err = {{0}};
 	struct stat st;
@@ -140,6 +155,7 @@ static void test_round(void **state)
 	assert_int_equal(record_read(f, &h, &err), 0);
 	fclose(f);
 	assert_int_equal(seen.samples, 120);
+	assert_int_equal(seen.gauges, 120);
 	assert_int_equal(seen.points[1], 120);
 	assert_int_equal(seen.points[2], 108);
 	assert_int_equal(seen.points[3], 120);
@@ -162,6 +178,9 @@ static void test_replay(void **state)
 	assert_int_equal(r.events[1].kind, TRACK_LEAK);
 	assert_in_range(r.events[1].at_ms, T0 + 90000, T0 + 100000);
 	assert_int_equal(r.targets[0].samples, 120);
+	assert_int_equal(r.targets[0].gauge_min[TRACK_THREADS], 0);
+	assert_int_equal(r.targets[0].gauge_max[TRACK_THREADS], 11);
+	assert_int_equal(r.targets[0].gauge_min[TRACK_FILES], 7);
 	replay_release(&r);
 
 	/* With other settings: sooner, or not at all. */
@@ -206,6 +225,11 @@ static void test_no_recordings(void **state)
 		{"pyleak-recording 1\nT 1 1 1 s\nJ 1 5\n", "line 3: no such type"},
 		{"pyleak-recording 1\nT 1 1 1 s\np 5 1 1 1 1\nS 1 5\n", "line 4: a point of no such type"},
 		{"pyleak-recording 1\nT 1 1 1 s\nE 1\nS 1 5\n", "line 4: no such target"},
+		{"pyleak-recording 1\nG 1 1 1 1\n", "line 2: no such target"},
+		{"pyleak-recording 1\nT 1 1 1 s\nG 1 2 1 1\n", "line 3: G needs a target"},
+		{"pyleak-recording 1\nT 1 1 1 s\nG 1 1 1\n", "line 3: G needs the numbers"},
+		{"pyleak-recording 1\nT 1 1 1 s\nG 1 1 -1 1\n", "line 3: G needs the numbers"},
+		{"pyleak-recording 1\nT 1 1 1 s\nG 1 1 1 18446744073709551615\n", "line 3: G needs the numbers"},
 		{"pyleak-recording 1\nq\n", "line 2: it begins with none of"},
 		{"pyleak-recording 1\nT 1 99999999999 1 s\n", "line 2: T needs"},
 	};
@@ -227,7 +251,8 @@ static void test_hostile(void **state)
 	struct replay r;
 
 	assert_int_equal(replay_text("pyleak-recording 1\nC 1 0 1 1\nT 1 1 -9223372036854775808 s\nN 1 5 x\nJ 1 5\n"
-				     "p 5 9223372036854775807 -1 9223372036854775807 -5\nS 1 5\n"
+				     "p 5 9223372036854775807 -1 9223372036854775807 -5\n"
+				     "G 1 1 9223372036854775807 -\nS 1 5\n"
 				     "p 5 9223372036854775807 -1 9223372036854775807 1\n"
 				     "S 1 9223372036854775807\nS 1 -9223372036854775808\nS 1 7\nS 1",
 				 &r, &err),

@@ -381,6 +381,122 @@ static void test_daily_cycle(void **state)
 	}
 }
 
+/* ---- load ----------------------------------------------------------------------------------- */
+
+/* A server: connections, of which so many come a minute and live for three; what leaks beside; and what it
+ * shows of that. */
+struct server {
+	const char *type;
+	double (*come)(int64_t ms); /* connections a minute */
+	double leak;                /* an hour, of connections; they stay open */
+	double leak_inside;         /* an hour, of objects without a connection */
+	bool no_gauges, uncounted, unseen; /* unseen: births of the type itself */
+	enum track_gauge gauge;
+};
+
+static double steady_load(int64_t ms)
+{
+	return 2000;
+}
+
+static double rising_load(int64_t ms) /* for three windows, then it stays */
+{
+	return 400 + 1600 * MIN((double)ms / (90 * MIN_), 1);
+}
+
+static double endless_load(int64_t ms)
+{
+	return 400 + 1600 * (double)ms / (90 * MIN_);
+}
+
+static struct outcome serve(const struct server *s, int64_t length)
+{
+	_cleanup_(track_freep) struct track *t = NULL;
+	struct outcome o = {.first_watch = -1, .first_leak = -1, .leak_end = -1};
+	double level = 3 * s->come(0), leaked = 0, inside = 0, born = 0;
+	struct track_type *ty, *other;
+
+	rng_state = 42;
+	assert_int_equal(track_new(&defaults, T0 - 24 * H, &t), 0);
+	ty = track_type_get(t, 7, s->type);
+	other = track_type_get(t, 8, "app.Request");
+	for (int64_t ms = 0; ms <= length; ms += 10 * S) {
+		double come = s->come(ms) / 6, stay = s->leak / 360;
+		struct track_gauges g = {.value = {5, 5}, .counted = !s->uncounted};
+		struct track_point p = {.at_ms = T0 + ms};
+		const struct track_verdict *v;
+
+		come = floor(MAX(come + sqrt(come) * gauss(), 0));
+		level += come - floor(level / 18);
+		leaked += stay;
+		inside += s->leak_inside / 360;
+		born += come + stay + s->leak_inside / 360;
+		g.value[s->gauge] = (int64_t)(10 + level + leaked);
+		p.count = (int64_t)(level + leaked + inside);
+		p.births = (uint64_t)(s->unseen ? 0 : born);
+		p.deaths = (uint64_t)(s->unseen ? 0 : born - level - leaked - inside + 3 * s->come(0));
+		if (!s->no_gauges)
+			track_gauges(t, p.at_ms, &g);
+		track_sample(t, ty, &p);
+		v = track_type_verdict(ty);
+		if (v->kind == TRACK_WATCH && o.first_watch < 0)
+			o.first_watch = ms;
+		if (strstr(v->reason, "it follows the load"))
+			snprintf(o.reason, sizeof(o.reason), "%s", v->reason);
+		if (v->kind == TRACK_LEAK && o.first_leak < 0)
+			o.first_leak = ms;
+		p = (struct track_point){.at_ms = T0 + ms, .count = 10, .births = (uint64_t)born,
+			.deaths = (uint64_t)born - 10};
+		track_sample(t, other, &p);
+	}
+	return o;
+}
+
+static void test_load(void **state)
+{
+	static const struct {
+		const char *name;
+		struct server s;
+		int64_t earliest, latest; /* of the leak; 0: there is none */
+	} cases[] = {
+		{"rises", {"app.Session", rising_load, .gauge = TRACK_FILES}, 0, 0},
+		{"rises, threads", {"app.Session", rising_load, .gauge = TRACK_THREADS}, 0, 0},
+		{"rises, dict", {"dict", rising_load, .unseen = true, .gauge = TRACK_FILES}, 0, 0},
+		/* What is not known excuses nothing. */
+		{"no gauges", {"app.Session", rising_load, .no_gauges = true}, 45 * MIN_, 50 * MIN_},
+		{"uncounted", {"app.Session", rising_load, .uncounted = true, .gauge = TRACK_FILES}, 45 * MIN_,
+			50 * MIN_},
+		{"unseen", {"app.Session", rising_load, .unseen = true, .gauge = TRACK_FILES}, 45 * MIN_,
+			50 * MIN_},
+		/* The gauge rises because of the leak: as many are born as before. */
+		{"connections leak", {"app.Session", steady_load, .leak = 4000, .gauge = TRACK_FILES},
+			45 * MIN_, 60 * MIN_},
+		{"threads leak", {"app.Session", steady_load, .leak = 4000, .gauge = TRACK_THREADS}, 45 * MIN_,
+			60 * MIN_},
+		{"dicts leak", {"dict", steady_load, .leak = 4000, .unseen = true, .gauge = TRACK_FILES},
+			45 * MIN_, 60 * MIN_},
+		/* A leak beside rising load: when that has risen. */
+		{"leak beside", {"app.Session", rising_load, .leak_inside = 4000, .gauge = TRACK_FILES}, 45 * MIN_,
+			150 * MIN_},
+		{"both", {"app.Session", rising_load, .leak = 4000, .gauge = TRACK_FILES}, 45 * MIN_, 150 * MIN_},
+		/* No load rises for ever. */
+		{"endless", {"app.Session", endless_load, .gauge = TRACK_FILES}, 3 * H, 5 * H},
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(cases); i++) {
+		struct outcome o = serve(&cases[i].s, 10 * H);
+
+		print_message("%-16s watch %5.1f min, leak %5.1f min: %s\n", cases[i].name,
+			(double)o.first_watch / MIN_, (double)o.first_leak / MIN_, o.reason);
+		if (!cases[i].latest) {
+			assert_int_equal(o.first_leak, -1);
+			assert_non_null(strstr(o.reason, track_gauge_name(cases[i].s.gauge)));
+		} else {
+			assert_true(o.first_leak >= cases[i].earliest && o.first_leak <= cases[i].latest);
+		}
+	}
+}
+
 /* ---- the end of a leak ---------------------------------------------------------------------- */
 
 static double leak_that_stops(int64_t ms)
@@ -922,6 +1038,7 @@ int main(void)
 		cmocka_unit_test(test_seeds),
 		cmocka_unit_test(test_warmup),
 		cmocka_unit_test(test_daily_cycle),
+		cmocka_unit_test(test_load),
 		cmocka_unit_test(test_hysteresis),
 		cmocka_unit_test(test_counter_restart),
 		cmocka_unit_test(test_level_becomes_known),
