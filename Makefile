@@ -239,6 +239,7 @@ install: all
 		cp $(DESTDIR)$(SYSCONFDIR)/pyleak/pyleakd.yaml.new $(DESTDIR)$(SYSCONFDIR)/pyleak/pyleakd.yaml
 	cmp -s $(DESTDIR)$(SYSCONFDIR)/pyleak/pyleakd.yaml.new $(DESTDIR)$(SYSCONFDIR)/pyleak/pyleakd.yaml && \
 		rm $(DESTDIR)$(SYSCONFDIR)/pyleak/pyleakd.yaml.new || true
+	install -D -m 0644 config/benign.yaml $(DESTDIR)$(SYSCONFDIR)/pyleak/benign.yaml
 	for u in systemd/*.service systemd/*.socket; do \
 		mkdir -p $(DESTDIR)$(UNITDIR) && \
 		sed -e 's#@SBINDIR@#$(SBINDIR)#g; s#@LIBEXECDIR@#$(LIBEXECDIR)#g; s#@SYSCONFDIR@#$(SYSCONFDIR)#g' $$u \
@@ -251,7 +252,8 @@ uninstall:
 	rm -f $(DESTDIR)$(SBINDIR)/pyleakd $(DESTDIR)$(BINDIR)/pyleakctl
 	rm -rf $(DESTDIR)$(LIBEXECDIR) $(DESTDIR)$(DOCDIR)
 	for u in systemd/*.service systemd/*.socket; do rm -f $(DESTDIR)$(UNITDIR)/$$(basename $$u); done
-	rm -f $(DESTDIR)$(SYSUSERSDIR)/pyleak.conf $(DESTDIR)$(SYSCONFDIR)/pyleak/pyleakd.yaml.new
+	rm -f $(DESTDIR)$(SYSUSERSDIR)/pyleak.conf $(DESTDIR)$(SYSCONFDIR)/pyleak/pyleakd.yaml.new \
+		$(DESTDIR)$(SYSCONFDIR)/pyleak/benign.yaml
 	for m in $(MANPAGES); do rm -f $(DESTDIR)$(MANDIR)/man$${m##*.}/$$(basename $$m); done
 	@echo "kept: $(DESTDIR)$(SYSCONFDIR)/pyleak/pyleakd.yaml and /var/lib/pyleak"
 

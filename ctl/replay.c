@@ -13,9 +13,10 @@
 
 #define NS_PER_MS 1000000ULL
 
-static const char *suppressed(void *arg, const char *service, const char *type, int64_t at_ms)
+static const char *suppressed(
+	void *arg, const char *service, const char *type, int64_t count, int64_t at_ms)
 {
-	return config_suppressed(arg, service, type, at_ms);
+	return config_suppressed(arg, service, type, count, at_ms);
 }
 
 static struct replay_settings settings_of(const struct options *o, struct config *config)

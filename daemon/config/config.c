@@ -62,13 +62,15 @@ void suppress_release(struct config_suppress *s)
 	*s = (struct config_suppress){0};
 }
 
-const char *config_suppressed(const struct config *c, const char *service, const char *type, int64_t at_ms)
+const char *config_suppressed(
+	const struct config *c, const char *service, const char *type, int64_t count, int64_t at_ms)
 {
 	for (size_t i = 0; i < c->n_suppress; i++) {
 		const struct config_suppress *s = &c->suppress[i];
 
 		if (fnmatch(s->type, type, 0) == 0 && (!s->service || fnmatch(s->service, service, 0) == 0) &&
-			(!s->until_ms || at_ms < s->until_ms))
+			(!s->until_ms || at_ms < s->until_ms) &&
+			(!s->up_to || (count >= 0 && (uint64_t)count <= s->up_to)))
 			return s->reason;
 	}
 	return NULL;

@@ -58,11 +58,13 @@ struct config_trigger {
 	unsigned per_day;
 };
 
-/* Verdicts that nobody wants to hear of: of types, in services, until a day. */
+/* Verdicts that nobody wants to hear of: of types, in services, until a day, up to so many. */
 struct config_suppress {
 	char *type, *service; /* globs; service NULL: all */
 	char *reason;
 	int64_t until_ms; /* since the epoch; 0: for good */
+	uint64_t up_to;   /* live objects; 0: however many */
+	bool benign;      /* out of benign.yaml, not the configuration itself */
 };
 
 struct config {
@@ -90,7 +92,8 @@ void config_free(struct config *c);
 void config_freep(struct config **c);
 
 /*
- * Reads path and path's folder + "pyleakd.d", files *.yaml (sorted) over the defaults. A later
+ * Reads path and path's folder + "pyleakd.d", files *.yaml (sorted) over the defaults, and then path's folder +
+ * "benign.yaml", if that is there: growth that is known to end, each with the count up to which it is. A later
  * file's values win, its rules and triggers are appended, a trigger replaces an earlier file's
  * trigger of the same name. Every mistake is written to `diag` (may be NULL) as
  * "file:line:col: what is wrong, what is allowed", a line with the source and one with a caret
@@ -100,8 +103,10 @@ void config_freep(struct config **c);
  */
 int config_load(const char *path, FILE *diag, struct config **ret, struct err *err);
 
-/* The reason why verdicts on the type in the service are suppressed at that time, or NULL. */
-const char *config_suppressed(const struct config *c, const char *service, const char *type, int64_t at_ms);
+/* The reason why verdicts on the type in the service, of which so many live (< 0: not known), are suppressed
+ * at that time, or NULL. */
+const char *config_suppressed(
+	const struct config *c, const char *service, const char *type, int64_t count, int64_t at_ms);
 
 /* The effective configuration as YAML with comments, what --print-config prints; loading it gives
  * the same configuration. */

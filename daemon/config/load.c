@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 #include <yaml.h>
 
 #include "daemon/config/config_private.h"
@@ -22,6 +23,7 @@
 #include "daemon/util/units.h"
 
 #define DROP_INS_MAX 256
+#define BENIGN       "benign.yaml"
 #define METRICS_LISTEN "127.0.0.1:9477"
 #define ERRORS_MAX   100   /* told; the rest is counted */
 #define VISITS_MAX   20000 /* nodes looked at in a file: aliases make a small file endless */
@@ -50,12 +52,13 @@ static const char *const output_names[] = {"metrics", "journal", "webhook", "ale
 struct loader {
 	struct config *config;
 	FILE *diag;
-	struct source *sources[DROP_INS_MAX + 1]; /* kept: warnings at the end show their lines */
+	struct source *sources[DROP_INS_MAX + 2]; /* kept: warnings at the end show their lines */
 	size_t n_sources;
 
 	const struct source *source; /* the file being read */
 	yaml_document_t *document;
 	unsigned visits;
+	bool benign;  /* it is benign.yaml */
 	bool partial; /* only what stands before a syntax error: what is missing may follow it */
 	bool out_of_memory;
 	char where[PATH_TEXT];      /* "triggers[0].when" */
@@ -615,6 +618,11 @@ static void read_until(struct loader *l, const yaml_node_t *v, void *object, con
 		error_node(l, v, "'%s' is no day, it takes one such as 2027-01-31, or 2027-01-31T12:00:00Z", text);
 }
 
+static void read_up_to(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
+{
+	read_value(l, v, &suppress_up_to, &((struct config_suppress *)object)->up_to);
+}
+
 static const size_t suppress_type = offsetof(struct config_suppress, type),
 		    suppress_service = offsetof(struct config_suppress, service);
 static const struct key suppress_keys[] = {
@@ -622,8 +630,18 @@ static const struct key suppress_keys[] = {
 	{"service", read_suppress_glob, &suppress_service, false},
 	{"reason", read_reason, NULL, true},
 	{"until", read_until, NULL, false},
+	{"up_to", read_up_to, NULL, false},
+};
+/* What is for everybody may hide nothing without end. */
+static const struct key benign_keys[] = {
+	{"type", read_suppress_glob, &suppress_type, true},
+	{"service", read_suppress_glob, &suppress_service, false},
+	{"reason", read_reason, NULL, true},
+	{"until", read_until, NULL, false},
+	{"up_to", read_up_to, NULL, true},
 };
 
+/* arg: of benign.yaml. */
 static void read_suppress(struct loader *l, const yaml_node_t *v, void *object, const void *arg)
 {
 	struct config *c = l->config;
@@ -633,7 +651,7 @@ static void read_suppress(struct loader *l, const yaml_node_t *v, void *object, 
 	if (!is_list(l, v, "suppressions, each with `type` and `reason`"))
 		return;
 	for (yaml_node_item_t *i = v->data.sequence.items.start; i < v->data.sequence.items.top; i++) {
-		struct config_suppress s = {.until_ms = 0};
+		struct config_suppress s = {.benign = arg != NULL};
 		yaml_node_t *n = get_node(l, *i);
 		unsigned errors = l->errors;
 		struct place place;
@@ -647,7 +665,8 @@ static void read_suppress(struct loader *l, const yaml_node_t *v, void *object, 
 			return;
 		}
 		mark = enter(l, "[%zu]", (size_t)(i - v->data.sequence.items.start));
-		read_mapping(l, n, suppress_keys, ARRAY_SIZE(suppress_keys), &s, NULL);
+		_Static_assert(ARRAY_SIZE(suppress_keys) == ARRAY_SIZE(benign_keys), "the same shape");
+		read_mapping(l, n, s.benign ? benign_keys : suppress_keys, ARRAY_SIZE(suppress_keys), &s, NULL);
 		if (errors == l->errors && (!s.type || !s.reason)) /* cut off by a syntax error */
 			errors--;
 		if (errors != l->errors || append(l, (void **)&c->suppress, c->n_suppress, sizeof(s), &s,
@@ -1070,6 +1089,10 @@ static const struct key sections[] = {
 	{"storage", read_section, "storage", false},
 };
 
+static const struct key benign_sections[] = {
+	{"benign", read_suppress, BENIGN, false},
+};
+
 /* What libyaml found wrong with the text itself. */
 static void report_parser(struct loader *l, const yaml_parser_t *p)
 {
@@ -1101,7 +1124,10 @@ static void read_document(struct loader *l)
 	l->where[0] = '\0';
 	if (!root || is_null(root))
 		return; /* nothing but comments */
-	read_mapping(l, root, sections, ARRAY_SIZE(sections), NULL, NULL);
+	if (l->benign)
+		read_mapping(l, root, benign_sections, ARRAY_SIZE(benign_sections), NULL, NULL);
+	else
+		read_mapping(l, root, sections, ARRAY_SIZE(sections), NULL, NULL);
 	if (l->visits > VISITS_MAX) {
 		struct place p = place_of(l, root);
 
@@ -1320,6 +1346,22 @@ static int load_drop_ins(struct loader *l, const char *path, struct err *err)
 	return r;
 }
 
+/* Growth that is known to end; it may be missing. */
+static int load_benign(struct loader *l, const char *path, struct err *err)
+{
+	const char *slash = strrchr(path, '/');
+	_cleanup_free_ char *file = NULL;
+
+	if (asprintf(&file, "%.*s" BENIGN, slash ? (int)(slash - path) + 1 : 0, path) < 0) {
+		file = NULL;
+		return err_set(err, -ENOMEM, "%s: out of memory", path);
+	}
+	if (access(file, F_OK) < 0 && (errno == ENOENT || errno == ENOTDIR))
+		return 0;
+	l->benign = true;
+	return load_source(l, file, err);
+}
+
 static void loader_release(struct loader *l)
 {
 	config_free(l->config);
@@ -1341,6 +1383,8 @@ int config_load(const char *path, FILE *diag, struct config **ret, struct err *e
 	r = load_source(&l, path, err);
 	if (!r)
 		r = load_drop_ins(&l, path, err);
+	if (!r)
+		r = load_benign(&l, path, err);
 	if (r)
 		return r;
 	if (l.out_of_memory)

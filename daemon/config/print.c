@@ -171,11 +171,18 @@ static void print_section(const struct config *c, FILE *f, const char *section, 
 static void print_suppress(const struct config *c, FILE *f)
 {
 	char until[RFC3339_MAX];
+	size_t benign = 0;
 
-	fputs(c->n_suppress ? "  suppress: # verdicts that nobody wants to hear of\n" : "  suppress: []\n", f);
+	for (size_t i = 0; i < c->n_suppress; i++)
+		benign += c->suppress[i].benign;
+	if (benign)
+		fprintf(f, "  # growth that is known to end: %zu patterns of benign.yaml\n", benign);
+	fputs(c->n_suppress > benign ? "  suppress: # verdicts that nobody wants to hear of\n" : "  suppress: []\n", f);
 	for (size_t i = 0; i < c->n_suppress; i++) {
 		const struct config_suppress *s = &c->suppress[i];
 
+		if (s->benign)
+			continue;
 		fputs("    - type: ", f);
 		print_string(f, s->type);
 		if (s->service) {
@@ -186,6 +193,8 @@ static void print_suppress(const struct config *c, FILE *f)
 		print_string(f, s->reason);
 		if (s->until_ms)
 			fprintf(f, "\n      until: %s", format_rfc3339(until, sizeof(until), s->until_ms));
+		if (s->up_to)
+			fprintf(f, "\n      up_to: %" PRIu64, s->up_to);
 		fputc('\n', f);
 	}
 }

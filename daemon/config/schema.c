@@ -66,6 +66,7 @@ const struct value_spec trigger_hold = {VALUE_DURATION, 0, 7 * DAY, NULL};
 const struct value_spec trigger_cooldown = {VALUE_DURATION, 0, 30 * DAY, NULL};
 const struct value_spec trigger_per_day = {VALUE_COUNT, 1, 1000, NULL};
 const struct value_spec when_count = {VALUE_NUMBER, 0, 1000000000000000ULL, NULL};
+const struct value_spec suppress_up_to = {VALUE_NUMBER, 1, 1000000000000000ULL, NULL};
 const struct value_spec when_rss = {VALUE_SIZE, MIB, PIB, NULL};
 const struct value_spec when_cgroup = {VALUE_SHARE, PERCENT, 100 * PERCENT, NULL};
 

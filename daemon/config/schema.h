@@ -52,7 +52,7 @@ enum setting_id {
 extern const struct setting settings[N_SETTINGS];
 
 extern const struct value_spec trigger_hold, trigger_cooldown, trigger_per_day, when_count,
-	when_rss, when_cgroup;
+	when_rss, when_cgroup, suppress_up_to;
 
 #define VALUE_TEXT_MAX 64
 #define SCHEMA_MSG_MAX 256

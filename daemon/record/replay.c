@@ -162,6 +162,15 @@ static int group(const struct replay *r, const struct replay_target *t, int64_t 
 	return 0;
 }
 
+static const char *suppressed(
+	const struct replay *r, const struct replay_target *t, const struct track_type *ty, int64_t at_ms)
+{
+	if (!r->settings.suppressed)
+		return NULL;
+	return r->settings.suppressed(
+		r->settings.arg, t->service, track_type_name(ty), track_type_verdict(ty)->count, at_ms);
+}
+
 static int tell_changes(struct run *run, unsigned target, int64_t at_ms)
 {
 	struct replay *r = run->r;
@@ -176,14 +185,13 @@ static int tell_changes(struct run *run, unsigned target, int64_t at_ms)
 			.kind = k->kind, .count = k->count, .delta = k->delta,
 			.rate_per_hour = k->rate_per_hour, .confidence = k->confidence};
 
-		if (!t->types[i].judged || run->was[i] == k->kind)
+		e.suppressed = suppressed(r, t, e.type, at_ms);
+		if (!t->types[i].judged || (run->was[i] == k->kind && !(t->types[i].silent && !e.suppressed)))
 			continue;
+		t->types[i].silent = e.suppressed && k->kind != TRACK_NONE;
 		for (size_t c = 0; c < n; c++)
 			if (v[c].ty == e.type && v[c].leader != c)
 				e.leader = track_type_name(v[v[c].leader].ty);
-		if (r->settings.suppressed)
-			e.suppressed = r->settings.suppressed(
-				r->settings.arg, t->service, track_type_name(e.type), at_ms);
 		rc = add_event(r, &e);
 	}
 	return rc;
@@ -198,6 +206,8 @@ static int on_sample(void *arg, unsigned target, int64_t at_ms)
 	if (!t->samples++)
 		t->first_ms = at_ms;
 	t->last_ms = at_ms;
+	for (size_t i = 0; i < t->n_types; i++)
+		run->changed |= t->types[i].silent && !suppressed(run->r, t, t->types[i].ty, at_ms);
 	if (run->changed)
 		rc = tell_changes(run, target, at_ms);
 	run->changed = false;

@@ -12,12 +12,14 @@
 struct replay_settings { /* 0: as recorded */
 	uint64_t interval_ms, window_ms, min_objects;
 	int64_t warmup_ms; /* < 0: as recorded */
-	/* Whether verdicts on the type in this service are suppressed, and why; NULL: none are. */
-	const char *(*suppressed)(void *arg, const char *service, const char *type, int64_t at_ms);
+	/* Whether verdicts on the type in this service, of which so many live, are suppressed, and why; NULL:
+	 * none are. */
+	const char *(*suppressed)(
+		void *arg, const char *service, const char *type, int64_t count, int64_t at_ms);
 	void *arg;
 };
 
-/* A verdict came, changed or went. */
+/* A verdict came, changed or went, or is not suppressed any more. */
 struct replay_event {
 	int64_t at_ms;
 	unsigned target;
@@ -40,6 +42,7 @@ struct replay_target {
 	struct replay_type {
 		struct track_type *ty;
 		bool judged;
+		bool silent; /* its verdict is suppressed */
 	} *types;
 	size_t n_types;
 	struct u64map *keys; /* -> index in types, and one */

@@ -38,7 +38,8 @@ int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n)
 	for (size_t i = 0; i < n; i++) {
 		v[i].leader = causes[i].leader;
 		v[i].tell = v[i].leader == i && !config_suppressed(target_config(t), target_service(t),
-							v[i].ty->info.name, target_looked_ms(t));
+							v[i].ty->info.name, v[i].verdict->count,
+							target_looked_ms(t));
 	}
 	*ret = TAKE_PTR(v);
 	*ret_n = n;

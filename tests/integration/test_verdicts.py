@@ -5,6 +5,7 @@ settings and stretched to long windows; and a few of the programs live, against 
 import glob
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,7 @@ sys.path.insert(0, os.path.join(os.path.dirname(__file__), "../corpus"))
 import corpus  # noqa: E402
 from harness import BUILD, Daemon, RootTest, Target  # noqa: E402
 
+BENIGN = os.path.join(os.path.dirname(__file__), "../../config/benign.yaml")
 RECORDINGS = os.path.join(os.path.dirname(__file__), "../corpus/recordings")
 LIVE = ["sessions", "few_of_many", "flushed_cache", "lru_fills"]
 LIVE_WINDOW, LIVE_WINDOWS = 6, 4
@@ -89,6 +91,36 @@ class Recordings(unittest.TestCase):
         self.assertNotIn("__main__.Session", corpus.leaders(document))
         self.assertIn("known", {e["suppressed"] for e in document["events"]})
         self.assertIn("__main__.Widget", corpus.leaders(other))
+
+    def test_benign(self):
+        """The shipped benign.yaml silences re's cache, and none of the leaks."""
+        with tempfile.TemporaryDirectory() as folder:
+            shutil.copy(BENIGN, folder)
+            config = f"{folder}/pyleakd.yaml"
+            with open(config, "w", encoding="utf-8") as f:
+                json.dump({"growth": {"interval": "400ms", "warmup": "0s", "window": "8s", "min_objects": 50}}, f)
+            document = corpus.replay(f"{RECORDINGS}/regex_cache.rec", "--config", config)
+            told = {e["type"]: e["suppressed"] for e in document["events"]}
+            self.assertIn("re keeps", told["re.Pattern"])
+            for program in corpus.programs([]):
+                with self.subTest(program.name):
+                    found = corpus.leaders(corpus.replay(f"{RECORDINGS}/{program.name}.rec", "--config", config))
+                    self.assertIsNone(corpus.judge(program, found))
+
+    def test_suppression_ends(self):
+        """Above up_to a verdict is told though it is the same."""
+        with tempfile.NamedTemporaryFile("w", suffix=".yaml") as f:
+            json.dump({"growth": {"interval": "400ms", "warmup": "0s", "window": "8s", "min_objects": 50,
+                                  "suppress": [{"type": "__main__.*", "reason": "few", "up_to": 400}]}}, f)
+            f.flush()
+            events = corpus.replay(f"{RECORDINGS}/sessions.rec", "--config", f.name)["events"]
+        events = [(e["count"], e["suppressed"]) for e in events
+                  if e["type"] == "__main__.Session" and e["verdict"] == "leak"]
+        self.assertLessEqual(events[0][0], 400)
+        self.assertEqual(events[0][1], "few")
+        self.assertGreater(events[1][0], 400)
+        self.assertIsNone(events[1][1])
+        self.assertEqual(len(events), 2)
 
     def test_not_a_recording(self):
         done = subprocess.run([f"{BUILD}/pyleakctl", "replay", __file__], capture_output=True, text=True,

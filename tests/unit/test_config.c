@@ -131,6 +131,16 @@ static void same_settings(const struct config *a, const struct config *b)
 	assert_true(a->dump_headroom == b->dump_headroom);
 }
 
+/* Those of benign.yaml come last, and are not part of what is printed. */
+static size_t own_suppress(const struct config *c)
+{
+	size_t n = 0;
+
+	while (n < c->n_suppress && !c->suppress[n].benign)
+		n++;
+	return n;
+}
+
 static void same_config(const struct config *a, const struct config *b)
 {
 	same_settings(a, b);
@@ -144,12 +154,13 @@ static void same_config(const struct config *a, const struct config *b)
 		same_text(a->rules[i].unit, b->rules[i].unit);
 		assert_int_equal(a->rules[i].watch, b->rules[i].watch);
 	}
-	assert_int_equal(a->n_suppress, b->n_suppress);
-	for (size_t i = 0; i < a->n_suppress; i++) {
+	assert_int_equal(own_suppress(a), own_suppress(b));
+	for (size_t i = 0; i < own_suppress(a); i++) {
 		same_text(a->suppress[i].type, b->suppress[i].type);
 		same_text(a->suppress[i].service, b->suppress[i].service);
 		same_text(a->suppress[i].reason, b->suppress[i].reason);
 		assert_int_equal(a->suppress[i].until_ms, b->suppress[i].until_ms);
+		assert_int_equal(a->suppress[i].up_to, b->suppress[i].up_to);
 	}
 	assert_int_equal(a->n_triggers, b->n_triggers);
 	for (size_t i = 0; i < a->n_triggers; i++) {
@@ -729,20 +740,27 @@ static void test_suppress(void **state)
 		{"growth: {suppress: [{type: a, reason: ''}]}\n", "the reason is empty"},
 		{"growth: {suppress: [{type: a, reason: b, until: tomorrow}]}\n", "'tomorrow' is no day"},
 		{"growth: {suppress: [{type: a, reason: b, why: c}]}\n", "why"},
+		{"growth: {suppress: [{type: a, reason: b, up_to: 0}]}\n", "up_to: "},
+		{"growth: {suppress: [{type: a, reason: b, up_to: many}]}\n", "up_to: "},
+		{"benign: []\n", "unknown key 'benign'"},
 	};
 	_cleanup_(config_freep) struct config *c = load_good(
 		"growth:\n  suppress:\n"
 		"    - {type: 'app.*', service: 'shop*', reason: 'ticket 1', until: 2027-01-31}\n"
-		"    - {type: str, reason: always}\n");
+		"    - {type: str, reason: always}\n"
+		"    - {type: int, reason: few, up_to: 100}\n");
 	int64_t end;
 
 	assert_int_equal(parse_rfc3339("2027-01-31T00:00:00Z", &end), 0);
-	assert_int_equal(c->n_suppress, 2);
-	assert_string_equal(config_suppressed(c, "shop.service", "app.Session", end - 1), "ticket 1");
-	assert_null(config_suppressed(c, "shop.service", "app.Session", end));
-	assert_null(config_suppressed(c, "other.service", "app.Session", end - 1));
-	assert_null(config_suppressed(c, "shop.service", "lib.Session", end - 1));
-	assert_string_equal(config_suppressed(c, "other.service", "str", end + 1), "always");
+	assert_int_equal(c->n_suppress, 3);
+	assert_string_equal(config_suppressed(c, "x", "int", 100, 0), "few");
+	assert_null(config_suppressed(c, "x", "int", 101, 0));
+	assert_null(config_suppressed(c, "x", "int", TRACK_UNKNOWN, 0));
+	assert_string_equal(config_suppressed(c, "shop.service", "app.Session", 7, end - 1), "ticket 1");
+	assert_null(config_suppressed(c, "shop.service", "app.Session", 7, end));
+	assert_null(config_suppressed(c, "other.service", "app.Session", 7, end - 1));
+	assert_null(config_suppressed(c, "shop.service", "lib.Session", 7, end - 1));
+	assert_string_equal(config_suppressed(c, "other.service", "str", 7, end + 1), "always");
 	prints_to_itself(c);
 	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
 		_cleanup_(config_freep) struct config *none = NULL;
@@ -754,6 +772,57 @@ static void test_suppress(void **state)
 		if (!strstr(diag, wrong[i].want))
 			fail_msg("%s: not about: %s", diag, wrong[i].want);
 	}
+}
+
+/* benign.yaml beside the configuration: what it may say, and that what it hides has an end. */
+static void test_benign(void **state)
+{
+	static const struct {
+		const char *text, *want;
+	} wrong[] = {
+		{"benign: [{type: a, reason: b}]\n", "benign.yaml:1:10: benign[0]: 'up_to' is missing"},
+		{"benign: {}\n", "it takes a list of suppressions"},
+		{"growth: {window: 1s}\n", "benign.yaml:1:1: unknown key 'growth'"},
+		{"benign: [{type: '[', reason: b, up_to: 5}]\n", "has a '[' without ']'"},
+		{"benign: [", "benign.yaml:2:1: not valid YAML"},
+		{"benign: [{type: a, reason: \"\\x1b[2J\", up_to: \"\\x1b\"}]\n", "up_to: "},
+	};
+	_cleanup_(config_freep) struct config *c = NULL, *shipped = NULL;
+	_cleanup_free_ char *diag = NULL, *text = NULL;
+	struct err err = {""};
+	size_t n;
+	FILE *f;
+
+	write_file("benign.yaml", "benign:\n  - {type: 'a.*', reason: ends, up_to: 9}\n");
+	c = load_good("growth: {suppress: [{type: a.B, reason: mine}]}\n");
+	assert_int_equal(c->n_suppress, 2);
+	assert_string_equal(config_suppressed(c, "x", "a.B", 5, 0), "mine"); /* before what is for everybody */
+	assert_string_equal(config_suppressed(c, "x", "a.C", 9, 0), "ends");
+	assert_null(config_suppressed(c, "x", "a.C", 10, 0));
+	f = open_memstream(&text, &n);
+	assert_int_equal(config_print(c, f), 0);
+	fclose(f);
+	assert_non_null(strstr(text, "1 patterns of benign.yaml"));
+	assert_null(strstr(text, "up_to"));
+	prints_to_itself(c); /* with the same file beside it */
+	for (size_t i = 0; i < ARRAY_SIZE(wrong); i++) {
+		_cleanup_(config_freep) struct config *none = NULL;
+		_cleanup_free_ char *why = NULL;
+
+		write_file("benign.yaml", wrong[i].text);
+		assert_int_equal(load(&none, &why, &err), -EINVAL);
+		if (!strstr(why, wrong[i].want))
+			fail_msg("%s: not about: %s", why, wrong[i].want);
+		assert_null(strchr(why, 0x1b));
+	}
+	assert_int_equal(unlink(in_dir("benign.yaml")), 0);
+	assert_int_equal(config_load(packaged_file(), NULL, &shipped, &err), 0);
+	assert_true(shipped->n_suppress >= 5);
+	for (size_t i = 0; i < shipped->n_suppress; i++)
+		assert_true(shipped->suppress[i].benign && shipped->suppress[i].up_to <= 5000);
+	assert_non_null(config_suppressed(shipped, "x", "re.Pattern", 600, 0));
+	assert_null(config_suppressed(shipped, "x", "re.Pattern", 60000, 0));
+	assert_null(config_suppressed(shipped, "x", "dict", 6, 0));
 }
 
 static void test_bombs(void **state)
@@ -860,6 +929,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_exact_output, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(test_warnings, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(test_suppress, make_dir, remove_dir),
+		cmocka_unit_test_setup_teardown(test_benign, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(test_bombs, make_dir, remove_dir),
 		cmocka_unit_test_setup_teardown(test_files, make_dir, remove_dir),
 	};
