@@ -44,11 +44,39 @@ static double least_squares(const struct recent *r)
 	return d > 0 ? (n * xy - x * y) / d * 1.5 / SHAPE_MIN : 0;
 }
 
-static int cmp_double(const void *a, const void *b)
+static void swap(double *a, double *b)
 {
-	double x = *(const double *)a, y = *(const double *)b;
+	double x = *a;
 
-	return (x > y) - (x < y);
+	*a = *b;
+	*b = x;
+}
+
+/* The k-th smallest of v, which is reordered. */
+static double kth_smallest(double *v, unsigned n, unsigned k)
+{
+	unsigned lo = 0, hi = n;
+
+	while (hi - lo > 1) {
+		double pivot = v[lo + (hi - lo) / 2];
+		unsigned less = lo, equal;
+
+		for (unsigned i = lo; i < hi; i++)
+			if (v[i] < pivot)
+				swap(&v[i], &v[less++]);
+		if (k < less) {
+			hi = less;
+			continue;
+		}
+		equal = less;
+		for (unsigned i = less; i < hi; i++)
+			if (v[i] == pivot)
+				swap(&v[i], &v[equal++]);
+		if (k < equal)
+			return pivot;
+		lo = equal;
+	}
+	return v[k];
 }
 
 static double theil_sen(const struct recent *r)
@@ -59,10 +87,7 @@ static double theil_sen(const struct recent *r)
 	for (unsigned i = 0; i < r->n; i++)
 		for (unsigned k = i + 1; k < r->n; k++)
 			slopes[n++] = (r->v[k] - r->v[i]) / (r->at[k] - r->at[i]);
-	if (!n)
-		return 0;
-	qsort(slopes, n, sizeof(*slopes), cmp_double);
-	return slopes[n / 2] * 1.5 / SHAPE_MIN;
+	return n ? kth_smallest(slopes, n, n / 2) * 1.5 / SHAPE_MIN : 0;
 }
 
 /* Standard deviations from chance, of series that grow by min_objects at all. */

@@ -607,17 +607,18 @@ static void set_none(struct track_verdict *v, const char *reason)
 	v->reason = reason;
 }
 
-static double confidence(const struct view *v, bool leak)
+/* doubted: what would be a leak by its growth is refused for a reason. */
+static double confidence(const struct view *v, bool leak, bool doubted)
 {
 	double clear = view_growth(v) / MAX(v->swing, view_growth(v) / 100);
 	double c = MAX(v->order, 0) * (1 - 0.8 / (1 + clear));
 
-	return (leak ? 1 : 0.5) * c * MIN(1, 0.5 + v->n / 24.0);
+	return (leak ? 1 : doubted ? 0.25 : 0.5) * c * MIN(1, 0.5 + v->n / 24.0);
 }
 
 /* What the view says goes into the verdict, with the sentence. */
 static void set_growth(struct judge *j, struct track_verdict *v, enum track_verdict_kind kind,
-	const struct view *w, int64_t now, const char *more)
+	const struct view *w, int64_t now, const char *more, bool doubted)
 {
 	char delta[NUMBER_MAX], rate[NUMBER_MAX], len[NUMBER_MAX], up[NUMBER_MAX] = "";
 	double growth = MAX(MIN(view_growth(w), (double)SERIES_LEVEL_MAX), -(double)SERIES_LEVEL_MAX);
@@ -629,7 +630,7 @@ static void set_growth(struct judge *j, struct track_verdict *v, enum track_verd
 	v->kind = kind;
 	v->delta = llround(growth);
 	v->rate_per_hour = w->slope / w->slot_ms * MS_PER_HOUR;
-	v->confidence = confidence(w, kind == TRACK_LEAK);
+	v->confidence = confidence(w, kind == TRACK_LEAK, doubted);
 	v->reason = j->words ? j->words : "it grows";
 	if (!j->words)
 		return;
@@ -746,7 +747,7 @@ static void judge_slots(struct judge *j, const struct look *l, struct track_verd
 				start_leak(j, tier, &part);
 				w = part;
 			}
-			set_growth(j, v, TRACK_LEAK, &w, l->now, NULL);
+			set_growth(j, v, TRACK_LEAK, &w, l->now, NULL, false);
 			return;
 		}
 		set_none(v, "no longer growing");
@@ -754,7 +755,7 @@ static void judge_slots(struct judge *j, const struct look *l, struct track_verd
 	if (find_leak(j, l, JUDGE_TIERS, &w, &tier, &why_no_leak)) {
 		start_leak(j, tier, &w);
 		j->rebuilt = false;
-		set_growth(j, v, TRACK_LEAK, &w, l->now, NULL);
+		set_growth(j, v, TRACK_LEAK, &w, l->now, NULL, false);
 		return;
 	}
 	if (tier_slots(j, 0) < WINDOW_SLOTS) {
@@ -768,12 +769,10 @@ static void judge_slots(struct judge *j, const struct look *l, struct track_verd
 	}
 	if (!w.whole)
 		return;
-	if (!why_no_leak) {
+	if (!why_no_leak)
 		snprintf(more, sizeof(more), "a leak if it goes on for %s more",
 			duration(buf, (double)j->slot_ms * (JUDGE_SLOTS - WINDOW_SLOTS)));
-		why_no_leak = more;
-	}
-	set_growth(j, v, TRACK_WATCH, &w, l->now, why_no_leak);
+	set_growth(j, v, TRACK_WATCH, &w, l->now, why_no_leak ? why_no_leak : more, why_no_leak != NULL);
 }
 
 void judge(struct judge *j, const struct track_config *c, int64_t usable_from_ms, const struct series *s,
