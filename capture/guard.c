@@ -98,6 +98,7 @@ static void *watch(void *arg)
 			continue;
 		g->err = err;
 		atomic_store(&g->fired, r);
+		job_end_soon(g->job);
 		(void)syscall(SYS_pidfd_send_signal, g->child_fd, SIGKILL, NULL, 0);
 		return NULL;
 	}
@@ -131,9 +132,16 @@ int guard_start(struct guard *g, const struct job *j, const struct memory_groups
 
 int guard_check(struct guard *g, struct err *err)
 {
+	struct pollfd gone = {.fd = g->child_fd, .events = POLLIN};
+	bool dead = poll(&gone, 1, 0) > 0; /* looked at first: who fires says so before it kills */
 	int r = atomic_load(&g->fired);
 
-	return r < 0 ? err_set(err, r, "%s", g->err.msg) : 0;
+	if (r < 0)
+		return err_set(err, r, "%s", g->err.msg);
+	if (dead)
+		return err_set(err, -EIO, "pid %d: its frozen copy died (out of memory, or killed)",
+			(int)g->job->pid);
+	return 0;
 }
 
 void guard_stop(struct guard *g)

@@ -35,7 +35,7 @@ struct guard {
 /* Starts watching over j->child. */
 int guard_start(struct guard *g, const struct job *j, const struct memory_groups *memory, struct err *err);
 
-/* 0, or why the copy was killed. */
+/* 0, or why the copy was killed, by us or by somebody else. */
 int guard_check(struct guard *g, struct err *err);
 
 /* Ends the watch. Harmless if it was never started. */

@@ -63,6 +63,11 @@ void job_hurry(enum hurry hurry)
 	(void)setpriority(PRIO_PROCESS, 0, (int)hurry);
 }
 
+void job_end_soon(const struct job *j)
+{
+	(void)setpriority(PRIO_PROCESS, (id_t)j->child, HURRY_STOP);
+}
+
 void job_progress(const struct job *j, const char *fmt, ...)
 {
 	struct capture_message m = {.protocol = CAPTURE_PROTOCOL, .kind = CAPTURE_PROGRESS};

@@ -122,6 +122,14 @@ enum hurry {
 };
 void job_hurry(enum hurry hurry);
 
+/*
+ * Before the copy is killed. As nice as it is it would end late on a busy host, and until then the target's
+ * writes still take memory for it. At the limit the OOM killer takes the copy once, and then, when
+ * the dying copy has unmapped its memory but not given it back yet (exit_mmap() sets MMF_OOM_SKIP
+ * before it frees what it gathered), the target.
+ */
+void job_end_soon(const struct job *j);
+
 void job_progress(const struct job *j, const char *fmt, ...) _printf_(2, 3);
 
 /* Notes why the graph is not whole; the first reason stays, beside the last level. */

@@ -434,6 +434,8 @@ static int capture(struct job *j, struct graph *g, struct err *err)
 		r = use_copy(j, memory, g, &s, err);
 	/* whatever happened: no copy, and no trace of one, stays */
 	job_hurry(HURRY_STOP);
+	if (j->child > 0)
+		job_end_soon(j);
 	left = fork_reap(j);
 	job_hurry(HURRY_COPY);
 	(void)huge_restore(j->pid, j->target_fd, &huge,

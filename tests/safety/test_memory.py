@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: MIT
 """Near a memory limit the capture is given up or refused; the target is never killed."""
+import collections
 import os
+import re
+import signal
+import subprocess
 import sys
 import threading
 import time
 import unittest
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-from safetylib import BUILD, Case, LONG, Target, children, lib, status  # noqa: E402
+from safetylib import BUILD, Case, LONG, SYSTEM_PYTHON, Target, children, lib, status  # noqa: E402
 
 
 class Memory(Case):
@@ -114,6 +118,7 @@ while True:
                 with open(os.path.join(path, name), "w") as f:
                     f.write(str(rss * 105 // 100))
                 target.say()
+                said = collections.Counter()
                 for _ in range(20 if LONG else 3):
                     result = lib.capture(target.pid, headroom=headroom)
                     # with no headroom asked for, the copy may be the OOM killer's victim
@@ -121,9 +126,141 @@ while True:
                                   (() if headroom else (lib.FAILED,)), result.text)
                     self.assertIsNone(target.process.poll(), "the target was killed")
                     self.assertEqual(children(target.pid), [])
+                    said[result.refusal or result.text or "captured"] += 1
                 if headroom == 0.15:
                     self.assertEqual(result.code, lib.REFUSED)
+                for text, n in said.items():
+                    print(f"headroom {headroom:g}, {n} times: {text}", flush=True)
                 target.end()
+
+
+class Victim(Memory):
+    """The limit comes nearer while the copy lives, and the target writes to everything it has."""
+
+    test_no_oom_kill = None
+    COUNT = 300000
+    CODE = """
+class N:
+    def __init__(self, i): self.i = [i]
+big = [N(i) for i in range(COUNT)]
+say(1)
+while hear(): say(sum(x.i[0] for x in big))  # a reference count is written: every page is copied
+""".replace("COUNT", str(COUNT))
+    RIGHT = sum(range(COUNT))
+
+    def setUp(self):
+        self.path = self.group()
+        v2 = os.path.exists(os.path.join(self.path, "memory.max"))
+        self.limit, self.usage, self.events = (
+            ("memory.max", "memory.current", "memory.events") if v2 else
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "memory.oom_control"))
+
+        def enter():
+            with open(os.path.join(self.path, "cgroup.procs"), "w", encoding="ascii") as f:
+                f.write(str(os.getpid()))
+
+        self.target = Target(self, self.CODE, preexec_fn=enter)
+        self.target.hear()
+
+    def read(self, name):
+        with open(os.path.join(self.path, name), encoding="ascii") as f:
+            return f.read()
+
+    def kills(self):
+        return int(re.search("^oom_kill (.*)$", self.read(self.events), re.M)[1])
+
+    def allow(self, bytes_):
+        with open(os.path.join(self.path, self.limit), "w", encoding="ascii") as f:
+            f.write(str(bytes_))
+
+    def allow_more(self, bytes_):
+        self.allow(int(self.read(self.usage)) + bytes_)
+
+    def copy(self):
+        """Its pid, once it is ready, nobody else is traced, and as long as nobody has killed it; or 0."""
+        for pid in children(self.target.pid):
+            try:
+                with open(f"/proc/{pid}/oom_score_adj", encoding="ascii") as f:
+                    adjusted = f.read() == "1000\n"
+            except OSError:
+                continue
+            if (adjusted and status(pid, "VmRSS") and not int(status(pid, "SigPnd") or "f", 16) & 256 and
+                    status(self.target.pid, "TracerPid") == "0"):
+                return pid
+        return 0
+
+    def capture(self, meanwhile):
+        """A capture, and meanwhile(helper) as soon as there is a copy."""
+        beside = []
+
+        def wait_and_see(helper):
+            end = time.monotonic() + 30
+            while not self.copy() and helper.poll() is None and time.monotonic() < end:
+                pass
+            meanwhile(helper)
+
+        def started(helper):
+            beside.append(threading.Thread(target=wait_and_see, args=(helper,)))
+            beside[0].start()
+
+        result = lib.capture(self.target.pid, headroom=0, started=started)
+        beside[0].join()
+        return result
+
+    def test_the_copy_is_the_victim(self):
+        """Nobody watches over the target, as its helper is stopped, and the limit comes nearer than any guard
+        would have let it: the OOM killer takes the copy, and what was read of it is no snapshot."""
+        told = []
+
+        def tighten(helper):
+            helper.send_signal(signal.SIGSTOP)
+            try:
+                # what it was at in the kernel it ends
+                while helper.poll() is None and any(status(f"{helper.pid}/task/{tid}", "State")[0] != "T"
+                                                    for tid in os.listdir(f"/proc/{helper.pid}/task")):
+                    pass
+                left = self.copy()
+                if not left:
+                    return  # this machine was too busy to catch it
+                self.allow_more(4 << 20)
+                # It ends at once, or else, on a busy host, the kernel takes the target next: see
+                # job_end_soon().
+                os.setpriority(os.PRIO_PROCESS, left, -15)
+                told.append((self.target.ask("all"), self.kills(), self.copy()))
+            finally:
+                helper.send_signal(signal.SIGCONT)
+
+        for _ in range(20):
+            result = self.capture(tighten)
+            if told:
+                break
+        self.assertEqual(told, [(self.RIGHT, 1, 0)])
+        self.assertIn((result.code, result.refusal), ((lib.FAILED, ""), (lib.REFUSED, "memory")), result)
+        self.assertRegex(result.text, "copy died .out of memory, or killed.|ran short during the capture")
+        self.assertEqual(children(self.target.pid), [])
+
+    def test_given_up_in_time(self):
+        """On a busy host: the copy, the nicest process there is, ends before the target has used up what
+        the guard keeps free."""
+        busy = [subprocess.Popen([SYSTEM_PYTHON, "-c", "while True: pass"]) for _ in range(2 * os.cpu_count())]
+        for process in busy:
+            self.addCleanup(process.wait)
+            self.addCleanup(process.kill)
+        codes = collections.Counter()
+        for _ in range(100 if LONG else 5):
+            self.allow(self.LIMIT)
+
+            def tighten(_):
+                self.allow_more(10 << 20)  # the guard gives up at 8 MiB
+                self.assertEqual(self.target.ask("all"), self.RIGHT)
+
+            result = self.capture(tighten)
+            self.assertIsNone(self.target.process.poll(), "the target was killed")
+            self.assertIn(result.code, (lib.DONE, lib.REFUSED), result)
+            codes[result.refusal or result.code] += 1
+            self.assertEqual(children(self.target.pid), [])
+        self.assertIn("memory", codes, "it was never near its limit: this proves nothing")
+        self.assertEqual(self.kills(), 0)
 
 
 class Pressure(Memory):
