@@ -535,6 +535,28 @@ class Guards(Case):
         self.assertIn("musl", result.text)
         self.assertEqual(target.ask(), 2)
 
+    def test_interpreters(self):
+        """From 3.12 on each may have a GIL: the one that was asked for says nothing of the others."""
+        tried = 0
+        for version, python in interpreters().items():
+            if not version.startswith(("3.12.", "3.13.")):
+                continue
+            with self.subTest(version):
+                target = Target(self, "try: import _interpreters as i\n"
+                                      "except ImportError: import _xxsubinterpreters as i\n"
+                                      "say(1); hear(); x = i.create(); say(2)\nwhile hear(): say(3)", python)
+                target.hear()
+                self.snapshot(target.pid)
+                self.assertEqual(target.ask(), 2)
+                result = lib.capture(target.pid)
+                self.assertEqual((result.code, result.refusal), (lib.REFUSED, "unsupported"), result.text)
+                self.assertIn("2 interpreters", result.text)
+                self.assertEqual((result.tries, result.pause_ns), (0, 0))
+                self.assertEqual(target.ask("go on"), 3)
+                tried += 1
+        if not tried:
+            self.skipTest("cannot run here: there is no Python 3.12 or 3.13")
+
     THIRTY_TWO = r"""
 static int call(int nr, int a, int b, int c)
 {

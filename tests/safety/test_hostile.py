@@ -202,6 +202,44 @@ say(1); hear(); say(2)
         self.assertIn("CAP_SYS_ADMIN", result.text)
         self.assertEqual(target.ask(), 2)
 
+    def test_seccomp_and_a_helper_under_a_filter(self):
+        """The kernel lets nobody lift a filter who has one."""
+        target = Target(self, self.SECCOMP)
+        target.hear()
+
+        def enter():
+            libc = ctypes.CDLL(None)
+            code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7fff0000), 8)  # allow
+            libc.prctl(22, 2, ctypes.create_string_buffer(
+                struct.pack("HxxxxxxP", 1, ctypes.addressof(code)), 16), 0, 0)
+
+        result = lib.capture(target.pid, preexec=enter)
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "seccomp"), result)
+        self.assertIn("under none itself", result.text)
+        self.assertEqual((result.tries, result.pause_ns), (0, 0))
+        self.assertEqual(target.ask(), 2)
+
+    def test_strict_seccomp(self):
+        """read(), write() and no more: refused, and it goes on to read and write."""
+        target = Target(self, r'''
+import ctypes
+libc = ctypes.CDLL(None)
+say("ready"); hear()
+libc.prctl(22, 1, 0, 0, 0)
+while True:
+    os.write(1, b"1\n")
+    os.read(0, 100)
+''')
+        target.hear()
+        self.assertEqual(target.ask(), 1)
+        self.assertEqual(status(target.pid, "Seccomp"), "1")
+        for _ in range(3):
+            result = lib.capture(target.pid)
+            self.assertEqual((result.code, result.refusal), (lib.REFUSED, "seccomp"), result)
+            self.assertIn("strict", result.text)
+            self.assertEqual((result.tries, result.pause_ns), (0, 0))
+            self.assertEqual(target.ask(), 1)
+
     KILLER = r'''
 import ctypes, struct
 libc = ctypes.CDLL(None, use_errno=True)
