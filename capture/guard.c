@@ -16,7 +16,8 @@
 #define LOOK_NS      2000000L
 #define HOST_EVERY   8 /* the host is larger than any group */
 #define MEMORY_FLOOR ((uint64_t)8 << 20)
-/* Nobody ran for so long because all waited for memory: more than reclaiming a few clean pages. */
+/* Nobody ran for so long because all waited for memory: more than reclaiming a few clean pages. In the
+ * target's own group the copy is one who runs, so that little comes together while it lives. */
 #define STALL_MAX_US 50000
 
 static int check_memory(struct guard *g, struct err *err)
@@ -35,7 +36,7 @@ static int check_memory(struct guard *g, struct err *err)
 		return 0;
 	cgroup_memory_room(&g->memory->limits, &room[0], &room[1]);
 	cgroup_memory_pressure(&g->memory->pressure, &pressure[0], &pressure[1]);
-	for (int i = 0; i < 2; i++) {
+	for (int i = 1; i >= 0; i--) { /* the host first: it is the outermost group, too */
 		uint64_t floor = (uint64_t)(j->req.headroom / 2 * (double)room[i].limit_bytes);
 
 		const char *whose = i == 0 ? "its control group" : "this host";

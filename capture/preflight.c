@@ -183,7 +183,8 @@ static int check_pressure(struct job *j, const struct cgroup *groups, struct err
 	struct memory_pressure p[2];
 
 	cgroup_memory_pressure(groups, &p[0], &p[1]);
-	for (int i = 0; i < 2; i++)
+	/* the host first: it is the outermost group, too */
+	for (int i = 1; i >= 0; i--)
 		if (p[i].full_percent >= PRESSURE_MAX)
 			return job_refuse(j, CAPTURE_BY_PRESSURE, err, -EDQUOT,
 				"pid %d: %s stood still for memory %.1f %% of the last ten seconds "
