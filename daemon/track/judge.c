@@ -577,7 +577,7 @@ static const char *refused(const struct judge *j, unsigned k, struct view *v, do
 /* 1234567 -> "1 234 567". By hand: printf's way with doubles takes longer than the judgement. */
 static const char *number(char buf[NUMBER_MAX], double v)
 {
-	char *to = buf + NUMBER_MAX - 1;
+	char *to = &buf[NUMBER_MAX - 1];
 	int64_t n = llrint(MAX(MIN(v, 9e15), -9e15));
 	uint64_t rest = (uint64_t)(n < 0 ? -n : n);
 
