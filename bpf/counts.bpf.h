@@ -43,6 +43,14 @@ struct {
 } counts_of SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, PYLEAK_MAX_OWN);
+	__type(key, __u64); /* incarnation */
+	__type(value, struct pyleak_own);
+} owns SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, PYLEAK_RING_BYTES);
 } events SEC(".maps");
@@ -164,15 +172,27 @@ static __always_inline struct pyleak_count *count_of(void *counts, __u64 type, _
 }
 
 /* Before the first count in an epoch: what stood there when the epoch began. See counts.h. */
+#define STAMP(c, now)                                                                              \
+	do {                                                                                       \
+		if ((c)->epoch == (now))                                                           \
+			break;                                                                     \
+		(c)->births_at = (c)->births;                                                      \
+		(c)->deaths_at = (c)->deaths;                                                      \
+		barrier();                                                                         \
+		(c)->epoch = (now);                                                                \
+		barrier();                                                                         \
+	} while (0)
+
 static __always_inline void count_stamp(struct pyleak_count *c, __u32 epoch)
 {
-	if (c->epoch == epoch)
-		return;
-	c->births_at = c->births;
-	c->deaths_at = c->deaths;
-	barrier();
-	c->epoch = epoch;
-	barrier();
+	STAMP(c, epoch);
+}
+
+static __always_inline struct pyleak_own *own_of(const struct pyleak_count *c)
+{
+	__u64 incarnation = c->incarnation;
+
+	return bpf_map_lookup_elem(&owns, &incarnation);
 }
 
 /*

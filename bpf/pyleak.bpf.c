@@ -42,6 +42,14 @@ static __always_inline void hit(struct pyleak_target *t, __u32 slot, __u64 cooki
 		limit_reached(slot);
 }
 
+/* Whether a birth at an allocator was counted before, at the type's own function. */
+static __always_inline int is_born_already(void *counts, __u64 type)
+{
+	struct pyleak_count *c = bpf_map_lookup_elem(counts, &type);
+
+	return c && own_of(c);
+}
+
 SEC("uprobe.multi.s")
 int on_birth(struct pt_regs *ctx)
 {
@@ -56,7 +64,7 @@ int on_birth(struct pt_regs *ctx)
 	hit(t, slot, cookie);
 	type = site_argument(ctx, PYLEAK_COOKIE_REG(cookie));
 	/* Before this birth is counted: the object is in no ring yet. */
-	if (t->armed)
+	if (t->armed && !is_born_already(counts, type))
 		census(t, slot, type, 0, 0);
 	c = count_of(counts, type, t->epoch);
 	if (!c) {
@@ -71,10 +79,35 @@ int on_birth(struct pt_regs *ctx)
 	return 0;
 }
 
+/* At the function that a type has in its tp_new slot. */
+SEC("uprobe.multi.s")
+int on_new(struct pt_regs *ctx)
+{
+	__u64 cookie = bpf_get_attach_cookie(ctx), type;
+	__u32 slot = PYLEAK_COOKIE_SLOT(cookie);
+	struct pyleak_target *t = target_of_hit(slot);
+	void *counts = bpf_map_lookup_elem(&counts_of, &slot);
+	struct pyleak_count *c;
+	struct pyleak_own *o;
+
+	if (!t || !counts)
+		return 0;
+	hit(t, slot, cookie);
+	type = site_argument(ctx, PYLEAK_COOKIE_REG(cookie));
+	c = bpf_map_lookup_elem(counts, &type);
+	o = c ? own_of(c) : 0;
+	/* Where it has another function there, that has called this one. */
+	if (!o || ctx->rip - o->make >= SITE_BYTES)
+		return 0;
+	STAMP(o, t->epoch);
+	__sync_fetch_and_add(&o->births, 1);
+	return 0;
+}
+
 /*
  * At the function that a type has in its tp_dealloc slot: an object that the collector does not
- * know. Where the type has another function there, this one was called by that, and does not
- * speak for it.
+ * know, or one of an extension's. Where the type has another function there, this one was called by
+ * that, and does not speak for it.
  */
 SEC("uprobe.multi.s")
 int on_dealloc(struct pt_regs *ctx)
@@ -84,6 +117,7 @@ int on_dealloc(struct pt_regs *ctx)
 	struct pyleak_target *t = target_of_hit(slot);
 	void *counts = bpf_map_lookup_elem(&counts_of, &slot);
 	struct pyleak_count *c;
+	struct pyleak_own *o;
 
 	if (!t || !counts)
 		return 0;
@@ -92,7 +126,15 @@ int on_dealloc(struct pt_regs *ctx)
 		    site_argument(ctx, PYLEAK_COOKIE_REG(cookie)) + OFF_OB_TYPE))
 		return 0;
 	c = bpf_map_lookup_elem(counts, &type);
-	if (!c || c->flags & PYLEAK_COUNT_GC ||
+	if (c && c->flags & PYLEAK_COUNT_GC) {
+		o = own_of(c);
+		if (o && ctx->rip - o->end < SITE_BYTES) {
+			STAMP(o, t->epoch);
+			__sync_fetch_and_add(&o->deaths, 1);
+		}
+		return 0;
+	}
+	if (!c ||
 		read_user(&dealloc, sizeof(dealloc), type + OFF_TP_DEALLOC) ||
 		ctx->rip - dealloc >= SITE_BYTES)
 		return 0;

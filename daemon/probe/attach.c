@@ -39,6 +39,7 @@ static void target_release(struct probe_target *t)
 	if (t->counts >= 0)
 		close(t->counts);
 	untracked_release(&t->untracked);
+	own_release(t);
 	free(t->gone.v);
 	free(t->result_types);
 	free(t);

@@ -92,7 +92,10 @@ static int census_collect(struct probe_target *t, const struct pyleak_census *at
 		if (!v[i].count.incarnation || !counters_worth_telling(&v[i].count))
 			continue;
 		out[n_out] = census_type_at(&v[i], at);
-		if (!out[n_out].live_max && !out[n_out].births && !out[n_out].deaths)
+		out[n_out].own = own_read(t, v[i].count.incarnation, epoch, &out[n_out].own_births,
+			&out[n_out].own_deaths);
+		if (!out[n_out].live_max && !out[n_out].births && !out[n_out].deaths &&
+			!out[n_out].own_births)
 			continue; /* came after the census, or was never counted */
 		if (t->gone.n && u64map_put(&seen, v[i].count.incarnation, 1))
 			return -ENOMEM;
@@ -279,6 +282,8 @@ int probe_census_outside(struct probe_target *t, uint64_t max_objects, int tries
 			.births = c.births,
 			.deaths = c.deaths,
 			.incarnation = c.incarnation};
+		out[n_out - 1].own = own_read(
+			t, c.incarnation, 0, &out[n_out - 1].own_births, &out[n_out - 1].own_deaths);
 	}
 	/* Levels and counters belong together only if nothing was born or died meanwhile. */
 	if (slot_hits(t->probe, t->slot) != before)

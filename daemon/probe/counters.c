@@ -147,6 +147,10 @@ static bool counts_grow(struct probe_target *t, const struct entry *v, size_t n)
 
 void probe_target_forget(struct probe_target *t, uint64_t type)
 {
+	struct pyleak_count c;
+
+	if (bpf_map_lookup_elem(t->counts, &type, &c) == 0)
+		own_forget(t, c.incarnation);
 	bpf_map_delete_elem(t->counts, &type);
 }
 
@@ -169,8 +173,10 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 		r = probe_drain(t->probe);
 	if (!r)
 		r = gone_set(&t->gone, &gone);
-	if (!r && t->scope == PROBE_EVERYTHING && !t->no_follow)
+	if (!r && t->scope == PROBE_EVERYTHING && !t->no_follow) {
+		own_follow(t);
 		r = untracked_follow(t, v, n);
+	}
 	if (r)
 		return r;
 	out = calloc(n + t->gone.n + 1, sizeof(*out));
@@ -179,27 +185,32 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 	for (size_t i = 0; i < n; i++) {
 		const struct pyleak_count *c = &v[i].count;
 
-		uint64_t births = c->births;
+		uint64_t births = c->births, deaths = c->deaths;
 
-		if ((counters_worth_telling(c) || untracked_births(t, c, &births)) &&
+		if ((counters_worth_telling(c) || untracked_flow(t, c, &births, &deaths)) &&
 			!u64map_get(&gone, c->incarnation))
 			out[n_out++] = (struct probe_count){.type = v[i].type,
 				.incarnation = c->incarnation,
 				.births = births,
-				.deaths = c->deaths,
+				.deaths = deaths,
 				.instances = !(c->flags & PYLEAK_COUNT_CONTAINER)};
+		else
+			continue;
+		out[n_out - 1].own = own_read(t, c->incarnation, 0, &out[n_out - 1].own_births,
+			&out[n_out - 1].own_deaths);
 	}
 	for (size_t i = 0; i < t->gone.n; i++) {
 		const struct pyleak_count *c = &t->gone.v[i].count;
-		uint64_t births = c->births;
+		uint64_t births = c->births, deaths = c->deaths;
 
-		if (counters_worth_telling(c) || untracked_births(t, c, &births))
+		if (counters_worth_telling(c) || untracked_flow(t, c, &births, &deaths))
 			out[n_out++] = (struct probe_count){.type = t->gone.v[i].type,
 				.incarnation = c->incarnation,
 				.births = births,
-				.deaths = c->deaths,
+				.deaths = deaths,
 				.gone = true};
 		u64map_remove(&t->untracked.since, c->incarnation);
+		own_forget(t, c->incarnation);
 	}
 	t->gone.n = 0;
 	if (ret_totals) {

@@ -126,6 +126,8 @@ struct census_type {
 	 * and it is exact if they are the same. */
 	uint64_t live_min, live, live_max;
 	uint64_t births, deaths; /* counters at the same instant, since attach */
+	bool own;                /* and at the type's own functions, see probe_target_own(): */
+	uint64_t own_births, own_deaths;
 	uint64_t incarnation;    /* as in struct probe_count */
 };
 
@@ -205,6 +207,8 @@ struct probe_count {
 	uint64_t type;           /* address of the type */
 	uint64_t incarnation;    /* differs when the address was used again for another type */
 	uint64_t births, deaths; /* since attach, or since this incarnation began */
+	bool own;                /* it is counted at its own functions, too: */
+	uint64_t own_births, own_deaths;
 	bool instances; /* all births were at sites of PROBE_INSTANCES */
 	bool gone;               /* the type has died: last report of it */
 };
@@ -218,6 +222,16 @@ struct probe_totals {
 	uint64_t children; /* processes that inherited its breakpoints and were freed of them */
 	uint64_t children_delay_ns; /* how late they are freed now, see probe_clean_children() */
 };
+
+/*
+ * Counts a type that the collector knows at two functions more: births at `make`, which stands in its
+ * tp_new, and deaths at `end`, in its tp_dealloc or in that of the base which subtype_dealloc() calls.
+ * For types of extensions, which may keep their dead to use them again, or take their memory
+ * from elsewhere; who asks finds out which counters tell the truth. Attached with the next
+ * probe_target_read() where deaths are followed; both numbers begin when both are.
+ * -E2BIG: no room for more; -ENOENT: nothing is known of the type.
+ */
+int probe_target_own(struct probe_target *t, uint64_t type, uint64_t make, uint64_t end);
 
 /* Forgets a type's counters: it has died while deaths were not seen. */
 void probe_target_forget(struct probe_target *t, uint64_t type);

@@ -6,7 +6,7 @@
  *   attach.c    from a plan to a target
  *   scope.c     what of it is attached
  *   links.c     uprobe_multi links, or perf uprobes where there are none
- *   untracked.c types that the collector does not know
+ *   untracked.c types that the collector does not know, and those of extensions
  *   children.c  breakpoints that forked children inherited
  *   counters.c  reading a target's counters, classes that have died
  *   census.c    arming a census and collecting its result
@@ -52,9 +52,16 @@ struct untracked_site {
 
 struct untracked {
 	struct links links;
-	struct untracked_site v[16];
+	struct untracked_site v[64];
 	size_t n;
 	struct u64map since; /* incarnation of a type -> births when its deaths began to be seen */
+};
+
+/* A type that is counted at its own functions. */
+struct own {
+	uint64_t incarnation, make, end;
+	bool on; /* both are attached */
+	bool refused;
 };
 
 struct probe_target {
@@ -71,6 +78,8 @@ struct probe_target {
 	struct links links[PYLEAK_N_GROUPS];
 	bool no_follow;
 	struct untracked untracked;
+	struct own owns[64];
+	size_t n_owns;
 
 	struct file_id program, file; /* what the process executes; what holds CPython */
 	bool inherited;               /* some child has its breakpoints */
@@ -160,8 +169,16 @@ struct entry;
 
 /* Attaches to the deaths of types without collector that many were born of, a few at a time. */
 int untracked_follow(struct probe_target *t, const struct entry *v, size_t n);
-/* Births since deaths are seen as well; false: they are not. */
-bool untracked_births(const struct probe_target *t, const struct pyleak_count *c, uint64_t *ret);
+/* Births since deaths are seen as well, and those; 0 where they cannot be; false: it is not known yet. */
+bool untracked_flow(const struct probe_target *t, const struct pyleak_count *c, uint64_t *ret_births,
+	uint64_t *ret_deaths);
+/* Attaches what probe_target_own() has asked for, a few at a time. */
+void own_follow(struct probe_target *t);
+/* What was counted there, up to a census: epoch, or 0, until now. False: it is not counted. */
+bool own_read(const struct probe_target *t, uint64_t incarnation, uint32_t epoch, uint64_t *ret_births,
+	uint64_t *ret_deaths);
+void own_forget(struct probe_target *t, uint64_t incarnation);
+void own_release(struct probe_target *t);
 /* As sweep() in children.c, for the files that these deaths are in. */
 int untracked_sweep(struct probe_target *t);
 /* Lets go of those deaths in the background. They are followed anew when next asked to. */

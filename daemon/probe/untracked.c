@@ -11,6 +11,9 @@
  * born in an allocator (the first four are also freed by the interpreter loop without asking
  * tp_dealloc), and classes without instance data (__slots__ = ()), which share subtype_dealloc
  * with all others.
+ *
+ * And types of extensions that the collector knows, see probe_target_own(): counted in the same way at
+ * the functions in tp_new and tp_dealloc, beside the sites that all others pass.
  */
 #include <bpf/bpf.h>
 #include <string.h>
@@ -90,7 +93,7 @@ static int locate(const struct probe_target *t, uint64_t address, struct untrack
 	return 0;
 }
 
-static int attach_site(struct probe_target *t, uint64_t address)
+static int attach_site(struct probe_target *t, struct bpf_program *prog, uint64_t address)
 {
 	struct untracked *u = &t->untracked;
 	_cleanup_close_ int fd = -1;
@@ -112,8 +115,7 @@ static int attach_site(struct probe_target *t, uint64_t address)
 	offset = s.offset;
 	cookie = PYLEAK_COOKIE(t->slot, s.reg, false, PYLEAK_GROUP_DEATHS);
 	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
-	r = links_attach(t->probe, t->probe->bpf->progs.on_dealloc, t->py->id.pid, path, &offset,
-		&cookie, 1, &u->links);
+	r = links_attach(t->probe, prog, t->py->id.pid, path, &offset, &cookie, 1, &u->links);
 	if (r)
 		return r;
 	u->v[u->n] = s;
@@ -129,7 +131,8 @@ static uint64_t follow(
 	uint64_t dealloc;
 
 	if (mem_read_u64(t->py->id.pid, e->type + OFF_TP_DEALLOC, &dealloc) ||
-		is_hot(t, dealloc, v, n) || attach_site(t, dealloc) ||
+		is_hot(t, dealloc, v, n) ||
+		attach_site(t, t->probe->bpf->progs.on_dealloc, dealloc) ||
 		bpf_map_lookup_elem(t->counts, &e->type, &now) ||
 		now.incarnation != e->count.incarnation)
 		return REFUSED;
@@ -155,14 +158,94 @@ int untracked_follow(struct probe_target *t, const struct entry *v, size_t n)
 	return 0;
 }
 
-bool untracked_births(const struct probe_target *t, const struct pyleak_count *c, uint64_t *ret)
+bool untracked_flow(const struct probe_target *t, const struct pyleak_count *c, uint64_t *ret_births,
+	uint64_t *ret_deaths)
 {
 	const uint64_t *since = u64map_get(&t->untracked.since, c->incarnation);
 
-	if (!since || *since == REFUSED || c->births < *since)
+	if (!since || (*since != REFUSED && c->births < *since))
 		return false;
-	*ret = c->births - *since;
+	*ret_births = *since == REFUSED ? 0 : c->births - *since;
+	*ret_deaths = *since == REFUSED ? 0 : c->deaths;
 	return true;
+}
+
+/* ---- types of extensions that the collector knows ---- */
+
+int probe_target_own(struct probe_target *t, uint64_t type, uint64_t make, uint64_t end)
+{
+	struct pyleak_own o = {.make = make, .end = end};
+	struct pyleak_count c;
+	int r;
+
+	if (t->n_owns == ARRAY_SIZE(t->owns))
+		return -E2BIG;
+	if (bpf_map_lookup_elem(t->counts, &type, &c))
+		return -ENOENT;
+	r = bpf_map_update_elem(
+		bpf_map__fd(t->probe->bpf->maps.owns), &c.incarnation, &o, BPF_NOEXIST);
+	if (!r)
+		t->owns[t->n_owns++] =
+			(struct own){.incarnation = c.incarnation, .make = make, .end = end};
+	return r;
+}
+
+void own_follow(struct probe_target *t)
+{
+	size_t sites = t->untracked.n + FOLLOW_AT_ONCE;
+
+	for (size_t i = 0; i < t->n_owns && t->untracked.n < sites; i++) {
+		struct own *o = &t->owns[i];
+
+		if (o->on || o->refused)
+			continue;
+		/* Deaths first: what was born before and dies after would be one too many. */
+		o->refused = attach_site(t, t->probe->bpf->progs.on_dealloc, o->end) ||
+			     attach_site(t, t->probe->bpf->progs.on_new, o->make);
+		o->on = !o->refused;
+	}
+}
+
+bool own_read(const struct probe_target *t, uint64_t incarnation, uint32_t epoch, uint64_t *ret_births,
+	uint64_t *ret_deaths)
+{
+	int map = bpf_map__fd(t->probe->bpf->maps.owns);
+	struct pyleak_own o, again;
+
+	for (size_t i = 0; i < t->n_owns; i++) {
+		if (t->owns[i].incarnation != incarnation || !t->owns[i].on)
+			continue;
+		/* As in census_collect(). */
+		if (bpf_map_lookup_elem(map, &incarnation, &o) ||
+			bpf_map_lookup_elem(map, &incarnation, &again))
+			return false;
+		if (again.epoch == epoch && o.epoch != epoch &&
+			bpf_map_lookup_elem(map, &incarnation, &again))
+			return false;
+		if (again.epoch == epoch)
+			o = again;
+		*ret_births = epoch && o.epoch == epoch ? o.births_at : o.births;
+		*ret_deaths = epoch && o.epoch == epoch ? o.deaths_at : o.deaths;
+		return true;
+	}
+	return false;
+}
+
+void own_forget(struct probe_target *t, uint64_t incarnation)
+{
+	for (size_t i = 0; i < t->n_owns; i++)
+		if (t->owns[i].incarnation == incarnation) {
+			bpf_map_delete_elem(
+				bpf_map__fd(t->probe->bpf->maps.owns), &incarnation);
+			t->owns[i] = t->owns[--t->n_owns];
+			return;
+		}
+}
+
+void own_release(struct probe_target *t)
+{
+	while (t->n_owns)
+		own_forget(t, t->owns[0].incarnation);
 }
 
 int untracked_sweep(struct probe_target *t)
@@ -187,6 +270,8 @@ void untracked_let_go(struct probe_target *t)
 {
 	links_release_later(t->probe, &t->untracked.links);
 	untracked_release(&t->untracked);
+	for (size_t i = 0; i < t->n_owns; i++)
+		t->owns[i].on = false;
 }
 
 void untracked_release(struct untracked *u)

@@ -124,6 +124,12 @@ static struct blocks_type *object_at(const struct blocks *b, const uint8_t *bloc
 	return NULL;
 }
 
+static void count(struct blocks_type *t, const uint8_t *block)
+{
+	t->count++;
+	t->untracked += t->gc && !word_at(block, head_of(t) - GC_HEAD);
+}
+
 static void look_at_pool(struct blocks *b, const struct pool_header *h, const uint8_t *pool)
 {
 	size_t size = ((size_t)h->class + 1) * 16;
@@ -134,7 +140,7 @@ static void look_at_pool(struct blocks *b, const struct pool_header *h, const ui
 		return;
 	for (size_t i = POOL_HEAD; i + size <= h->nextoffset; i += size)
 		if ((t = object_at(b, pool + i, size)))
-			t->count++;
+			count(t, pool + i);
 }
 
 /* Whether malloc's header before a block is one of a chunk that may hold an object: sane, and of a
@@ -166,7 +172,7 @@ static void look_at_chunks(
 		struct blocks_type *t = object_at(b, bytes + i, n - i);
 
 		if (t && (t->sizes || b->small_chunks) && is_chunk(b, at, bytes, i, n)) {
-			t->count++;
+			count(t, bytes + i);
 			t->large++;
 			if (t->types && b->n_found < b->max_found)
 				b->found[b->n_found++] = at + i + head_of(t);
@@ -285,7 +291,7 @@ static int read_all(struct blocks_reading *r, const struct proc_maps *maps)
 	int e = 0;
 
 	for (size_t i = 0; i < r->n_types; i++)
-		r->types[i].count = r->types[i].large = 0;
+		r->types[i].count = r->types[i].large = r->types[i].untracked = 0;
 	r->bytes = r->b.pools = r->addresses = 0;
 	r->b.n_found = 0;
 	for (size_t i = 0; i < maps->n && !e; i++)

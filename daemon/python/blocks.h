@@ -29,6 +29,7 @@ struct blocks_type {
 	bool types;     /* they are types themselves: where they are is noted, see blocks_found() */
 	uint64_t count; /* filled in: those alive, in small blocks and in large ones */
 	uint64_t large; /* of them in large blocks */
+	uint64_t untracked; /* of them in none of the collector's rings, though it knows the type */
 };
 
 struct blocks_stats {

@@ -50,6 +50,7 @@ struct layout {
 #define OFF_TP_TRAVERSE	 184
 #define OFF_TP_BASE	 256
 #define OFF_TP_ALLOC	 304
+#define OFF_TP_NEW	 312
 #define GC_HEAD_BYTES	 16
 
 /* The table of a minor, or NULL if there is none. */

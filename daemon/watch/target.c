@@ -254,7 +254,6 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 		return;
 	}
 	t->censuses++;
-	types_close(t);
 	c->width = 0;
 	for (size_t i = 0; i < r->n_types; i++) {
 		const struct census_type *k = &r->types[i];
@@ -271,7 +270,7 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 		/* Not in the ones before: there was nothing of it then. */
 		if (!ty->census && t->censuses > 1)
 			type_census(ty, 0, 0, 0, 0);
-		type_census(ty, min, max, k->births, k->deaths);
+		type_census_found(ty, min, max, k);
 		c->width += 2 * ty->live_bound;
 		ty->census_serial = t->censuses;
 	}
@@ -287,6 +286,7 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 		type_census(ty, 0, 0, outside ? ty->births : ty->law.births,
 			outside ? ty->deaths : ty->law.deaths);
 	}
+	types_close(t);
 	t->retry_delay_ms = 0;
 	c->state = TARGET_CENSUS_OK;
 	c->reason[0] = 0;

@@ -40,6 +40,12 @@ struct target_type {
 	uint64_t incarnation; /* of the counters; 0: no hit seen yet */
 	bool named;           /* info was read */
 	bool always_tracked;  /* the census sees every live one */
+	/* The collector knows the type, but its instances end in code of an extension, which may leave
+	 * some of them out of its sight and keep dead ones to use them again. `hides`: some were
+	 * seen alive that it does not track; `whole`: none at all, the last time. */
+	bool foreign, hides, whole;
+	bool sets_asked;
+	struct target_sets *sets; /* of a foreign one: counters to choose from; NULL: there is no choice */
 	bool gone;            /* the type itself has died */
 	struct {            /* as struct python_type, in less room: there are many */
 		const char *name; /* "" while it is not known */

@@ -6,7 +6,6 @@
 #include "daemon/watch/target_private.h"
 
 #define READ_MAX         (UINT64_C(4) << 30) /* bytes; a second of the daemon's time */
-#define DOUBT            64 /* objects, or 1 %, that what is found in memory may be off */
 #define FRESH_MS         1000
 #define NEWS_MAX         2
 #define REFUSED_RETRY_NS UINT64_C(600000000000)
@@ -90,6 +89,10 @@ static void take_over(struct target *t, const struct blocks_type *b)
 	ty->blocks.asked = false;
 	births = ty->births - ty->blocks.births;
 	deaths = ty->deaths - ty->blocks.deaths;
+	ty->whole = !b->untracked;
+	/* A few may be on their way into the rings. */
+	if (ty->foreign && !ty->hides && b->untracked > DOUBT)
+		type_hides(ty);
 	if (!target_type_in_blocks(ty)) {
 		take_over_tracked(ty, b->count);
 		return;
@@ -208,7 +211,8 @@ int target_blocks_start(struct target *t)
 	for (size_t i = 0; i < t->n_types; i++) {
 		struct target_type *ty = t->types[i];
 
-		ty->blocks.asked = target_type_in_blocks(ty) || (t->blocks.all && ty->named);
+		ty->blocks.asked = target_type_in_blocks(ty) ||
+				   (ty->named && (t->blocks.all || ty->foreign));
 		if (!ty->blocks.asked)
 			continue;
 		ty->blocks.births = ty->births;

@@ -122,8 +122,34 @@ bool type_found(struct target *t, uint64_t addr);
 /* Reads its name, unless that is known. */
 void type_name(struct target *t, struct target_type *ty);
 void types_release(struct target *t);
-/* Finds out of which types every birth and death is counted. */
+#define DOUBT 64 /* objects, or 1 %, that what is found in memory may be off */
+
+/* Finds out of which types every birth and death is counted, and which an extension frees. */
 void types_close(struct target *t);
+/*
+ * A foreign type is counted at the sites that all types pass, and at its own functions. Of births and
+ * deaths each one or the other is right, or none: four sets, a law each. Of those that are proven,
+ * the one that has seen most is the type's: whose dead are kept and used again satisfy the law at the
+ * sites, too, as long as as many are kept.
+ */
+enum {
+	SETS_OWN_BIRTHS = 1,
+	SETS_OWN_DEATHS = 2,
+	N_SETS = 4,
+};
+
+struct target_sets {
+	unsigned chosen;
+	struct law law[N_SETS]; /* but for that of the chosen one, which is the type's */
+	/* As last read; [0]: at the sites, [1]: at its own functions; they begin as one. */
+	uint64_t births[2], deaths[2];
+	uint64_t births0, deaths0; /* added to what its own functions have seen */
+	bool compared; /* who has seen more, since a census at which they stood at these: */
+	uint64_t births_from[2], deaths_from[2];
+};
+
+/* Instances were seen that no census finds: from now on they are counted where they lie. */
+void type_hides(struct target_type *ty);
 /* Not everything is counted any more: levels rest until the next census. */
 void types_gap(struct target *t);
 /* Forgets classes that have died while nobody saw it. */
@@ -133,6 +159,8 @@ int read_counters(struct target *t);
 /* What a census says of a type: between min and max were alive. */
 void type_census(
 	struct target_type *ty, uint64_t min, uint64_t max, uint64_t births, uint64_t deaths);
+/* The same where it has found some, or some were counted; min and max as they are after doubt. */
+void type_census_found(struct target_type *ty, uint64_t min, uint64_t max, const struct census_type *k);
 /* The last sample is the last census itself. */
 bool at_census(const struct target *t);
 

@@ -7,6 +7,8 @@
 
 #define TYPES_MAX 65536
 #define FREE_LIST 80 /* of lists and dicts: listobject.c, dictobject.c; most are shorter */
+#define BASES_MAX 64 /* classes above each other */
+#define OWN_MIN   100 /* births, or objects from one census to the next; fewer are not worth probes */
 
 /* ---- types --------------------------------------------------------------------------------- */
 
@@ -17,12 +19,79 @@ static void type_law_reset(struct target_type *ty)
 	/* They are born in allocators and die in PyObject_GC_Del(), but for their free lists. */
 	ty->law = (struct law){.slack = listed ? FREE_LIST : 0, .closed = listed};
 	ty->looked_at_dealloc = false;
+	ty->foreign = ty->hides = ty->whole = ty->sets_asked = false;
+	free(ty->sets);
+	ty->sets = NULL;
+}
+
+void type_hides(struct target_type *ty)
+{
+	ty->law = (struct law){0};
+	ty->always_tracked = false;
+	ty->hides = true;
+}
+
+static bool in_interpreter(const struct target *t, uint64_t function)
+{
+	return elf_image_is_code(t->py->elf, function - t->py->bias);
+}
+
+/* Where the instances end: the function in tp_dealloc, or what subtype_dealloc() calls. */
+static int type_end(const struct target *t, const struct target_type *ty, uint64_t *ret)
+{
+	uint64_t at = ty->addr;
+	int r = -ELOOP;
+
+	for (int i = 0; i < BASES_MAX; i++) {
+		r = mem_read_u64(t->py->id.pid, at + OFF_TP_DEALLOC, ret);
+		if (r || *ret != t->subtype_dealloc)
+			return r;
+		r = mem_read_u64(t->py->id.pid, at + OFF_TP_BASE, &at);
+		if (r)
+			return r;
+	}
+	return r;
+}
+
+/* Where they begin: the first function of an extension in tp_new, or else in tp_alloc. 0: nowhere; what
+ * CPython has in those slots leads to a site. */
+static uint64_t type_begin(const struct target *t, const struct target_type *ty)
+{
+	static const int slots[] = {OFF_TP_NEW, OFF_TP_ALLOC};
+	uint64_t at, function;
+
+	for (size_t k = 0; k < ARRAY_SIZE(slots); k++) {
+		at = ty->addr;
+		for (int i = 0; i < BASES_MAX && at; i++) {
+			if (mem_read_u64(t->py->id.pid, at + (uint64_t)slots[k], &function))
+				return 0;
+			if (function && !in_interpreter(t, function))
+				return function;
+			if (mem_read_u64(t->py->id.pid, at + OFF_TP_BASE, &at))
+				return 0;
+		}
+	}
+	return 0;
+}
+
+/* Has a foreign type counted at its own functions, once there is enough to be counted. */
+static void ask_for_sets(struct target *t, struct target_type *ty)
+{
+	uint64_t end;
+
+	if (!ty->foreign || ty->hides || ty->sets_asked || !target_counts_all(t) ||
+		MAX(MAX(ty->births, ty->deaths), MAX(ty->live, ty->law.step)) < OWN_MIN)
+		return;
+	ty->sets_asked = true;
+	if (type_end(t, ty, &end) == 0)
+		probe_target_own(t->pt, ty->addr, type_begin(t, ty), end);
 }
 
 /*
  * Instances of what a class statement has made are born by tp_alloc and die in subtype_dealloc(),
  * which frees them by tp_free: always sites (Objects/typeobject.c). That local function stands in
- * tp_dealloc of such a type, one of which every Python has.
+ * tp_dealloc of such a type, one of which every Python has. It asks the class's base first, though,
+ * and where that is an extension's anything may happen to them.
  */
 void types_close(struct target *t)
 {
@@ -33,13 +102,17 @@ void types_close(struct target *t)
 			t->subtype_dealloc = 0;
 	for (size_t i = 0; t->subtype_dealloc && i < t->n_types; i++) {
 		struct target_type *ty = t->types[i];
-		uint64_t dealloc;
+		uint64_t dealloc, end;
 
-		if (ty->looked_at_dealloc || !ty->info.heap || !(ty->info.flags & TPFLAGS_HAVE_GC))
+		ask_for_sets(t, ty);
+		if (ty->looked_at_dealloc || !(ty->info.flags & TPFLAGS_HAVE_GC))
 			continue;
 		ty->looked_at_dealloc = true;
-		ty->law.closed = !mem_read_u64(t->py->id.pid, ty->addr + OFF_TP_DEALLOC, &dealloc) &&
-				 dealloc == t->subtype_dealloc;
+		ty->foreign = type_end(t, ty, &end) || !in_interpreter(t, end);
+		if (ty->info.heap && !ty->foreign)
+			ty->law.closed = !mem_read_u64(t->py->id.pid, ty->addr + OFF_TP_DEALLOC,
+						 &dealloc) &&
+					 dealloc == t->subtype_dealloc;
 	}
 }
 
@@ -83,6 +156,7 @@ static void type_drop(struct target *t, size_t i)
 		track_forget(t->track, ty->serial);
 	t->types[i] = t->types[--t->n_types];
 	type_unname(ty);
+	free(ty->sets);
 	free(ty);
 }
 
@@ -163,10 +237,17 @@ void types_validate(struct target *t)
 	}
 }
 
+static void type_gap(struct target_type *ty)
+{
+	law_gap(&ty->law);
+	for (unsigned s = 0; ty->sets && s < N_SETS; s++)
+		law_gap(&ty->sets->law[s]);
+}
+
 void types_gap(struct target *t)
 {
 	for (size_t i = 0; i < t->n_types; i++)
-		law_gap(&t->types[i]->law);
+		type_gap(t->types[i]);
 }
 
 void type_name(struct target *t, struct target_type *ty)
@@ -216,6 +297,45 @@ void types_release(struct target *t)
 		type_drop(t, t->n_types - 1);
 	free(t->types);
 	u64map_release(&t->by_addr);
+}
+
+/* Both numbers go on where those of the sites are. */
+static void sets_begin(struct target_type *ty, const struct probe_count *c)
+{
+	struct target_sets *s = calloc(1, sizeof(*s));
+
+	if (!s)
+		return;
+	s->births[0] = c->births;
+	s->deaths[0] = c->deaths;
+	s->births[1] = law_births(&ty->law, c->births);
+	s->deaths[1] = law_deaths(&ty->law, c->deaths);
+	s->births0 = s->births[1] - c->own_births;
+	s->deaths0 = s->deaths[1] - c->own_deaths;
+	ty->sets = s;
+}
+
+static void take_counts(struct target_type *ty, const struct probe_count *c)
+{
+	struct target_sets *s = ty->sets;
+
+	if (!s) {
+		/* Of types without collector they begin anew each time that deaths are seen again. */
+		ty->births += c->births - (c->births < ty->read_births ? 0 : ty->read_births);
+		ty->read_births = c->births;
+		ty->deaths = c->deaths;
+		if (c->own && ty->foreign && !ty->hides)
+			sets_begin(ty, c);
+		return;
+	}
+	s->births[0] = c->births;
+	s->deaths[0] = c->deaths;
+	if (c->own) {
+		s->births[1] = s->births0 + c->own_births;
+		s->deaths[1] = s->deaths0 + c->own_deaths;
+	}
+	ty->births = s->births[!!(s->chosen & SETS_OWN_BIRTHS)];
+	ty->deaths = s->deaths[!!(s->chosen & SETS_OWN_DEATHS)];
 }
 
 int read_counters(struct target *t)
@@ -283,10 +403,7 @@ int read_counters(struct target *t)
 			}
 		}
 		type_name(t, ty);
-		/* Of types without collector they begin anew each time that deaths are seen again. */
-		ty->births += c[i].births - (c[i].births < ty->read_births ? 0 : ty->read_births);
-		ty->read_births = c[i].births;
-		ty->deaths = c[i].deaths;
+		take_counts(ty, &c[i]);
 		ty->instances = c[i].instances;
 	}
 	return 0;
@@ -306,6 +423,110 @@ void type_census(
 	ty->live_bound = max - ty->live;
 }
 
+static const struct law *set_law(const struct target_type *ty, unsigned set)
+{
+	return set == ty->sets->chosen ? &ty->law : &ty->sets->law[set];
+}
+
+/* 2: proven, 1: not refuted so far. */
+static int set_worth(const struct law *l)
+{
+	return law_proven(l) ? 2 : !l->bound && l->base_min == l->base_max;
+}
+
+/* Another set is worth more, or has seen more: from now on it is the type's. */
+static void sets_choose(struct target_type *ty)
+{
+	struct target_sets *s = ty->sets;
+	unsigned best = s->chosen;
+
+	for (unsigned i = 0; i < N_SETS; i++) {
+		const struct law *l = set_law(ty, i), *b = set_law(ty, best);
+		int more = set_worth(l) - set_worth(b);
+
+		if (more > 0 || (!more && l->births + l->deaths > b->births + b->deaths))
+			best = i;
+	}
+	if (best == s->chosen)
+		return;
+	s->law[s->chosen] = ty->law;
+	ty->law = s->law[best];
+	s->chosen = best;
+}
+
+/* Births and deaths since the last census that others than the chosen counters have seen. Where there is
+ * no choice: what it may be. */
+static int64_t not_seen(const struct target_type *ty)
+{
+	const struct target_sets *s = ty->sets;
+	const struct law *o;
+	int64_t births, deaths;
+
+	if (!s)
+		return (int64_t)MAX(ty->law.step, ty->births - ty->law.births + ty->deaths - ty->law.deaths);
+	o = set_law(ty, s->chosen ^ (SETS_OWN_BIRTHS | SETS_OWN_DEATHS));
+	births = (int64_t)(s->births[!(s->chosen & SETS_OWN_BIRTHS)] - o->births -
+			   (ty->births - ty->law.births));
+	deaths = (int64_t)(s->deaths[!(s->chosen & SETS_OWN_DEATHS)] - o->deaths -
+			   (ty->deaths - ty->law.deaths));
+	return MAX(births, (int64_t)0) + MAX(deaths, (int64_t)0);
+}
+
+/*
+ * Of the chosen counters none has missed what the others have seen, but for one that is on its way. Or
+ * all births pass both: then no dead one is used again, and what tp_dealloc has seen beyond was one
+ * that came back to life, or waited in the trashcan.
+ */
+static bool sees_all(const struct target_type *ty)
+{
+	const struct target_sets *s = ty->sets;
+	uint64_t births, deaths, more_births, more_deaths;
+	const struct law *o;
+	bool b, d;
+
+	if (!s || !s->compared)
+		return false;
+	b = s->chosen & SETS_OWN_BIRTHS;
+	d = s->chosen & SETS_OWN_DEATHS;
+	o = set_law(ty, s->chosen ^ (SETS_OWN_BIRTHS | SETS_OWN_DEATHS));
+	births = ty->law.births - s->births_from[b];
+	deaths = ty->law.deaths - s->deaths_from[d];
+	more_births = o->births - s->births_from[!b];
+	more_deaths = o->deaths - s->deaths_from[!d];
+	if (more_births > births + 1)
+		return false;
+	return more_births + 1 >= births || more_deaths <= deaths + 1;
+}
+
+void type_census_found(struct target_type *ty, uint64_t min, uint64_t max, const struct census_type *k)
+{
+	struct target_sets *s = ty->sets;
+	uint64_t births[2] = {k->births}, deaths[2] = {k->deaths};
+
+	if (!s || ty->hides) { /* nor can a census prove anything of what it does not see */
+		type_census(ty, min, max, k->births, k->deaths);
+		return;
+	}
+	if (!k->own)
+		type_gap(ty);
+	births[1] = k->own ? s->births0 + k->own_births : s->births[1];
+	deaths[1] = k->own ? s->deaths0 + k->own_deaths : s->deaths[1];
+	if (k->own && !s->compared) {
+		s->compared = true;
+		memcpy(s->births_from, births, sizeof(births));
+		memcpy(s->deaths_from, deaths, sizeof(deaths));
+	}
+	for (unsigned i = 0; i < N_SETS; i++) {
+		bool b = i & SETS_OWN_BIRTHS, d = i & SETS_OWN_DEATHS;
+
+		if (i == s->chosen)
+			type_census(ty, min, max, births[b], deaths[d]);
+		else
+			law_census(&s->law[i], min, max, births[b], deaths[d]);
+	}
+	sets_choose(ty);
+}
+
 bool at_census(const struct target *t)
 {
 	return t->sampled_ms && t->sampled_ms == t->census.at_ms;
@@ -314,7 +535,7 @@ bool at_census(const struct target *t)
 bool target_type_in_blocks(const struct target_type *ty)
 {
 	return ty->named && !ty->always_tracked &&
-	       (!(ty->info.flags & TPFLAGS_HAVE_GC) || !strcmp(ty->info.name, "dict") ||
+	       (!(ty->info.flags & TPFLAGS_HAVE_GC) || ty->hides || !strcmp(ty->info.name, "dict") ||
 		       !strcmp(ty->info.name, "tuple"));
 }
 
@@ -337,11 +558,20 @@ int64_t target_type_level(const struct target *t, const struct target_type *ty, 
 			level = law_level(&ty->law, ty->births, ty->deaths, &bound);
 			if (has_free_list(ty))
 				bound = MAX(bound, (int64_t)FREE_LIST);
+			if (ty->foreign && !sees_all(ty))
+				bound = MAX(bound, DOUBT + not_seen(ty));
 		}
+		if (ty->foreign && !ty->whole)
+			bound = MAX(bound, (int64_t)DOUBT);
 	}
 	if (ret_bound)
 		*ret_bound = bound;
 	return level;
+}
+
+static bool counts_exactly(const struct target_type *ty)
+{
+	return law_proven(&ty->law) && !has_free_list(ty) && (!ty->foreign || sees_all(ty));
 }
 
 enum track_quality target_type_quality(const struct target *t, const struct target_type *ty)
@@ -351,10 +581,12 @@ enum track_quality target_type_quality(const struct target *t, const struct targ
 	if (!ty->law.begun || !ty->always_tracked)
 		return TRACK_BLIND;
 	if (!target_counts_all(t))
-		return at_census(t) && ty->law.min == ty->law.max ? TRACK_EXACT : TRACK_ESTIMATE;
+		return at_census(t) && ty->law.min == ty->law.max && !(ty->foreign && !ty->whole)
+			       ? TRACK_EXACT
+			       : TRACK_ESTIMATE;
 	if (t->dropped_types || t->totals.dropped)
 		return TRACK_ESTIMATE;
-	return law_proven(&ty->law) && !has_free_list(ty) ? TRACK_EXACT : TRACK_ESTIMATE;
+	return counts_exactly(ty) && !(ty->foreign && !ty->whole) ? TRACK_EXACT : TRACK_ESTIMATE;
 }
 
 bool target_type_flow(const struct target_type *ty, uint64_t *ret_births, uint64_t *ret_deaths)
@@ -369,8 +601,8 @@ enum track_quality target_type_rates_quality(const struct target *t, const struc
 {
 	if (!ty->births && !ty->deaths && target_counts_all(t))
 		return TRACK_BLIND;
-	return target_budget_all_since(t, t->sampled_ms) && law_proven(&ty->law) &&
-			       !has_free_list(ty) && !ty->blocks.known && !t->totals.dropped
+	return target_budget_all_since(t, t->sampled_ms) && counts_exactly(ty) && !ty->blocks.known &&
+			       !t->totals.dropped
 		       ? TRACK_EXACT
 		       : TRACK_ESTIMATE;
 }

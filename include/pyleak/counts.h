@@ -16,6 +16,7 @@
 
 #define PYLEAK_MAX_TARGETS 256 /* slots; one more is the daemon's own, for calibration */
 #define PYLEAK_MAX_TYPES   131072
+#define PYLEAK_MAX_OWN     4096 /* of all targets */
 #define PYLEAK_RING_BYTES  (1 << 20)
 
 /* The cookie of a site: slot, which register of pt_regs holds the argument (enum pyleak_reg),
@@ -79,6 +80,19 @@ struct pyleak_count {
 	__u32 live_run;
 	__u32 live_stamp;
 	__u32 flags; /* enum pyleak_count_flags, read from the type when the entry was made */
+};
+
+/*
+ * The same of a type of an extension, counted at two functions of its own, in tp_new and in tp_dealloc:
+ * it may keep its dead to use them again, or not ask CPython for memory at all. The daemon makes the
+ * entry, keyed by incarnation; what was counted at a census's instant is told as above.
+ */
+struct pyleak_own {
+	__u64 make, end; /* the functions */
+	__u64 births, deaths;
+	__u64 births_at, deaths_at;
+	__u32 epoch;
+	__u32 pad;
 };
 
 enum pyleak_count_flags {
@@ -190,6 +204,7 @@ struct pyleak_event {
 };
 
 _Static_assert(sizeof(struct pyleak_count) == 72, "kernel and daemon must agree");
+_Static_assert(sizeof(struct pyleak_own) == 56, "kernel and daemon must agree");
 _Static_assert(sizeof(struct pyleak_target) == 384, "kernel and daemon must agree");
 _Static_assert(sizeof(struct pyleak_event) == 96, "kernel and daemon must agree");
 

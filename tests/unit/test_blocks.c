@@ -105,6 +105,8 @@ static void test_alive(void **state)
 	look();
 	assert_int_equal(types[0].count, 4);
 	assert_int_equal(types[1].count, 2);
+	assert_int_equal(types[1].untracked, 1);
+	assert_int_equal(types[0].untracked, 0);
 	assert_int_equal(types[0].large, 0);
 	assert_int_equal(b.pools, 2);
 }
