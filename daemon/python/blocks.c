@@ -164,6 +164,32 @@ static bool is_chunk(const struct blocks *b, uint64_t at, const uint8_t *bytes, 
 	return word_at(bytes, next + 8) & CHUNK_IN_USE;
 }
 
+/* Where malloc's headers are not there to tell. */
+static bool says_large(const struct blocks_type *t, const uint8_t *block, size_t n)
+{
+	size_t head = head_of(t);
+	uint64_t size = head + (uint64_t)t->basicsize, items;
+
+	if (t->text || t->itemsize) {
+		if (head + 24 > n)
+			return false;
+		items = word_at(block, head + 16);
+		items = (int64_t)items < 0 ? -items : items; /* of a negative int */
+		if (items > CHUNK_MAX)
+			return false;
+		size += items * (t->text ? 4 : (uint64_t)MIN(t->itemsize, (int64_t)PAGE));
+	}
+	return size > SMALL_MAX && size <= CHUNK_MAX;
+}
+
+static bool in_large_block(const struct blocks *b, const struct blocks_type *t, uint64_t at,
+	const uint8_t *bytes, size_t i, size_t n)
+{
+	if (b->other_malloc)
+		return b->small_chunks || says_large(t, bytes + i, n - i);
+	return (t->sizes || b->small_chunks) && is_chunk(b, at, bytes, i, n);
+}
+
 /* Large blocks: glibc's are multiples of 16, and so are the objects in them. */
 static void look_at_chunks(
 	struct blocks *b, uint64_t at, const uint8_t *bytes, size_t from, size_t to, size_t n)
@@ -171,7 +197,7 @@ static void look_at_chunks(
 	for (size_t i = from; i < to; i += 16) {
 		struct blocks_type *t = object_at(b, bytes + i, n - i);
 
-		if (t && (t->sizes || b->small_chunks) && is_chunk(b, at, bytes, i, n)) {
+		if (t && in_large_block(b, t, at, bytes, i, n)) {
 			count(t, bytes + i);
 			t->large++;
 			if (t->types && b->n_found < b->max_found)
@@ -286,6 +312,14 @@ static bool is_heap(const struct proc_map *m)
 	       m->start % PAGE == 0 && m->end % PAGE == 0 && m->end > m->start;
 }
 
+/* libjemalloc.so.2, libtcmalloc_minimal.so.4, libmimalloc.so, ...: they are named for it. */
+static bool is_malloc(const struct proc_map *m)
+{
+	const char *name = strrchr(m->path, '/');
+
+	return m->perm[2] == 'x' && m->inode && name && strstr(name, "malloc");
+}
+
 static int read_all(struct blocks_reading *r, const struct proc_maps *maps)
 {
 	int e = 0;
@@ -294,6 +328,8 @@ static int read_all(struct blocks_reading *r, const struct proc_maps *maps)
 		r->types[i].count = r->types[i].large = r->types[i].untracked = 0;
 	r->bytes = r->b.pools = r->addresses = 0;
 	r->b.n_found = 0;
+	for (size_t i = 0; i < maps->n; i++)
+		r->b.other_malloc = r->b.other_malloc || is_malloc(&maps->v[i]);
 	for (size_t i = 0; i < maps->n && !e; i++)
 		if (!strcmp(maps->v[i].path, "[heap]") && r->b.high_image <= maps->v[i].start)
 			r->b.high_image = maps->v[i].end | MANGLED;

@@ -8,7 +8,8 @@
  * Small blocks (up to 512 bytes) stand in pools (Objects/obmalloc.c, struct pool_header; 4 KiB up to
  * 3.9, 16 KiB from 3.10 on, with WITH_PYMALLOC_RADIX_TREE), a size a pool, in an order that is known.
  * Larger ones are chunks of glibc's malloc, whose header tells their size (malloc/malloc.c, struct
- * malloc_chunk). An object that is dead shows it: its reference count is 0 (also in the free lists of
+ * malloc_chunk). Other allocators that were preloaded have no such headers: there a large object is what says
+ * itself that it is too large for a pool. An object that is dead shows it: its reference count is 0 (also in the free lists of
  * tuple and dict), or a link of a free list has been written over its count or its type.
  *
  * A process that runs goes on while it is read. What lives all through the reading is counted once;
@@ -27,6 +28,10 @@ struct blocks_type {
 	bool before;    /* and in front of that two words more, see blocks_before() */
 	bool sizes;     /* they come in all sizes, so in large blocks as well */
 	bool types;     /* they are types themselves: where they are is noted, see blocks_found() */
+	/* How large one is: tp_basicsize, and tp_itemsize times the number that stands behind its type; of
+	 * a str at most four bytes a character. */
+	int64_t basicsize, itemsize;
+	bool text;
 	uint64_t count; /* filled in: those alive, in small blocks and in large ones */
 	uint64_t large; /* of them in large blocks */
 	uint64_t untracked; /* of them in none of the collector's rings, though it knows the type */
@@ -80,6 +85,7 @@ struct blocks {
 	size_t pool_bytes;
 	bool wide_flags;   /* flags beside the count, from 3.14 on */
 	bool small_chunks; /* no pools: small objects are malloc's as well */
+	bool other_malloc; /* jemalloc, tcmalloc, ...: no header before a block tells of it */
 	uint64_t pools;
 	uint64_t *found;   /* room for max_found addresses */
 	size_t n_found, max_found;

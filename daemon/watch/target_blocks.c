@@ -221,6 +221,9 @@ int target_blocks_start(struct target *t)
 			.gc = ty->info.flags & TPFLAGS_HAVE_GC,
 			.before = blocks_before(t->py, ty->info.flags),
 			.types = t->blocks.all && ty->info.flags & TPFLAGS_TYPE_SUBCLASS,
+			.basicsize = MAX(ty->info.basicsize, (int64_t)0),
+			.itemsize = MAX(ty->info.itemsize, (int64_t)0),
+			.text = ty->info.flags & TPFLAGS_UNICODE,
 			.sizes = ty->info.itemsize || ty->info.flags & TPFLAGS_UNICODE ||
 				 ty->info.basicsize + HEADS_MAX > SMALL_MAX};
 	}

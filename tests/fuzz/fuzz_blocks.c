@@ -14,7 +14,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
 	struct blocks_type types[] = {
-		{.type = 0x955000, .sizes = true}, {.type = 0x956000, .gc = true}};
+		{.type = 0x955000, .sizes = true, .basicsize = 40, .text = true},
+		{.type = 0x956000, .gc = true, .basicsize = 24, .itemsize = 8}};
 	struct blocks b = {.types = types, .low = 0x955000, .high = 0x956000};
 	uint8_t *bytes;
 	size_t n;
@@ -24,6 +25,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	b.pool_bytes = data[0] & 1 ? 4096 : 16384;
 	b.wide_flags = data[0] & 2;
 	b.small_chunks = data[0] & 4;
+	b.other_malloc = data[0] & 8;
 	n = MIN((size - 2 + 4095) / 4096 * 4096, (size_t)BLOCKS_STRETCH);
 	bytes = calloc(1, n ? n : 1); /* exactly, so that a read past it is seen */
 	if (!bytes)

@@ -2,6 +2,7 @@
 """Leaks of objects that the collector does not track: gc.get_objects(), and so objgraph, shows
 none of them."""
 
+import glob
 import subprocess
 import unittest
 
@@ -196,6 +197,24 @@ class Levels(harness.RootTest):
 
     def test_without_pymalloc(self):
         self.check(harness.SYSTEM_PYTHON, extra_env={"PYTHONMALLOC": "malloc"})
+
+    def preloaded(self, pattern, **env):
+        found = glob.glob(f"/usr/lib/*/{pattern}")
+        if not found:
+            self.skipTest(f"{pattern} is not installed")
+        self.check(harness.SYSTEM_PYTHON, extra_env={"LD_PRELOAD": found[0], **env})
+
+    def test_jemalloc(self):
+        self.preloaded("libjemalloc.so.2")
+
+    def test_tcmalloc(self):
+        self.preloaded("libtcmalloc_minimal.so.4")
+
+    def test_jemalloc_without_pymalloc(self):
+        self.preloaded("libjemalloc.so.2", PYTHONMALLOC="malloc")
+
+    def test_tcmalloc_without_pymalloc(self):
+        self.preloaded("libtcmalloc_minimal.so.4", PYTHONMALLOC="malloc")
 
     def test_addresses_without_end(self):
         """300 GiB are mapped and not there: refused by name, and what is known otherwise stays."""

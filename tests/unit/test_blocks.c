@@ -275,6 +275,34 @@ static void test_without_pools(void **state)
 	assert_int_equal(types[1].count, 1);
 }
 
+/* jemalloc: what lies outside the pools and says that it is too large for one. */
+static void test_other_malloc(void **state)
+{
+	b.other_malloc = true;
+	types[0].basicsize = 40;
+	types[0].text = true;
+	types[3].basicsize = 24;
+	types[3].itemsize = 8;
+	string(1024, 1);
+	put64(1024 + 16, 2000);
+	string(4096, 0); /* dead */
+	put64(4096 + 16, 2000);
+	string(8192, 1); /* would lie in a pool */
+	put64(8192 + 16, 9);
+	string(12288, 1); /* longer than there is memory */
+	put64(12288 + 16, UINT64_C(1) << 62);
+	put64(POOL + 16, 1);
+	put64(POOL + 24, TYPE);
+	put64(POOL + 32, (uint64_t)-100);
+	pool(2 * POOL, 64, 1, 1);
+	string(2 * POOL + HEAD, 1); /* in one, long or not */
+	put64(2 * POOL + HEAD + 16, 2000);
+	look();
+	assert_int_equal(types[0].large, 1);
+	assert_int_equal(types[0].count, 2);
+	assert_int_equal(types[3].large, 1);
+}
+
 int main(void)
 {
 #define TEST(f) cmocka_unit_test_setup_teardown(f, setup, teardown)
@@ -290,6 +318,7 @@ int main(void)
 		TEST(test_not_large),
 		TEST(test_chunk_begins_in_the_stretch_before),
 		TEST(test_without_pools),
+		TEST(test_other_malloc),
 	};
 
 	return cmocka_run_group_tests_name("blocks", tests, NULL, NULL);
