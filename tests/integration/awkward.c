@@ -27,7 +27,7 @@ static struct kind {
 	int pooled, room;
 	int births;
 } kinds[24];
-static int n_kinds, n_shared;
+static int n_kinds;
 static struct kind *shared; /* kinds from here on have one pool, the first one's */
 
 static struct kind *kind_of(PyTypeObject *t)
@@ -128,7 +128,8 @@ static PyObject *new_var(PyTypeObject *t, PyObject *args, PyObject *kw)
 /* As Cython does it for a class with a free list: what has its size takes from there. */
 static int pools(const struct kind *k, PyTypeObject *t)
 {
-	return t->tp_basicsize == sizeof(struct thing) && PyType_IS_GC(t) == PyType_IS_GC((PyTypeObject *)&k->type);
+	return t->tp_basicsize == sizeof(struct thing) && !t->tp_dictoffset && !t->tp_weaklistoffset &&
+	       PyType_IS_GC(t) == PyType_IS_GC((PyTypeObject *)&k->type);
 }
 
 static PyObject *new_pooled(PyTypeObject *t, PyObject *args, PyObject *kw)
