@@ -134,8 +134,7 @@ int on_dealloc(struct pt_regs *ctx)
 		}
 		return 0;
 	}
-	if (!c ||
-		read_user(&dealloc, sizeof(dealloc), type + OFF_TP_DEALLOC) ||
+	if (!c || read_user(&dealloc, sizeof(dealloc), type + OFF_TP_DEALLOC) ||
 		ctx->rip - dealloc >= SITE_BYTES)
 		return 0;
 	count_stamp(c, t->epoch);

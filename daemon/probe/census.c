@@ -282,8 +282,8 @@ int probe_census_outside(struct probe_target *t, uint64_t max_objects, int tries
 			.births = c.births,
 			.deaths = c.deaths,
 			.incarnation = c.incarnation};
-		out[n_out - 1].own = own_read(
-			t, c.incarnation, 0, &out[n_out - 1].own_births, &out[n_out - 1].own_deaths);
+		out[n_out - 1].own = own_read(t, c.incarnation, 0, &out[n_out - 1].own_births,
+			&out[n_out - 1].own_deaths);
 	}
 	/* Levels and counters belong together only if nothing was born or died meanwhile. */
 	if (slot_hits(t->probe, t->slot) != before)

@@ -170,13 +170,13 @@ struct entry;
 /* Attaches to the deaths of types without collector that many were born of, a few at a time. */
 int untracked_follow(struct probe_target *t, const struct entry *v, size_t n);
 /* Births since deaths are seen as well, and those; 0 where they cannot be; false: it is not known yet. */
-bool untracked_flow(const struct probe_target *t, const struct pyleak_count *c, uint64_t *ret_births,
-	uint64_t *ret_deaths);
+bool untracked_flow(const struct probe_target *t, const struct pyleak_count *c,
+	uint64_t *ret_births, uint64_t *ret_deaths);
 /* Attaches what probe_target_own() has asked for, a few at a time. */
 void own_follow(struct probe_target *t);
 /* What was counted there, up to a census: epoch, or 0, until now. False: it is not counted. */
-bool own_read(const struct probe_target *t, uint64_t incarnation, uint32_t epoch, uint64_t *ret_births,
-	uint64_t *ret_deaths);
+bool own_read(const struct probe_target *t, uint64_t incarnation, uint32_t epoch,
+	uint64_t *ret_births, uint64_t *ret_deaths);
 void own_forget(struct probe_target *t, uint64_t incarnation);
 void own_release(struct probe_target *t);
 /* As sweep() in children.c, for the files that these deaths are in. */

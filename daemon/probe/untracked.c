@@ -158,8 +158,8 @@ int untracked_follow(struct probe_target *t, const struct entry *v, size_t n)
 	return 0;
 }
 
-bool untracked_flow(const struct probe_target *t, const struct pyleak_count *c, uint64_t *ret_births,
-	uint64_t *ret_deaths)
+bool untracked_flow(const struct probe_target *t, const struct pyleak_count *c,
+	uint64_t *ret_births, uint64_t *ret_deaths)
 {
 	const uint64_t *since = u64map_get(&t->untracked.since, c->incarnation);
 
@@ -206,8 +206,8 @@ void own_follow(struct probe_target *t)
 	}
 }
 
-bool own_read(const struct probe_target *t, uint64_t incarnation, uint32_t epoch, uint64_t *ret_births,
-	uint64_t *ret_deaths)
+bool own_read(const struct probe_target *t, uint64_t incarnation, uint32_t epoch,
+	uint64_t *ret_births, uint64_t *ret_deaths)
 {
 	int map = bpf_map__fd(t->probe->bpf->maps.owns);
 	struct pyleak_own o, again;
@@ -235,8 +235,7 @@ void own_forget(struct probe_target *t, uint64_t incarnation)
 {
 	for (size_t i = 0; i < t->n_owns; i++)
 		if (t->owns[i].incarnation == incarnation) {
-			bpf_map_delete_elem(
-				bpf_map__fd(t->probe->bpf->maps.owns), &incarnation);
+			bpf_map_delete_elem(bpf_map__fd(t->probe->bpf->maps.owns), &incarnation);
 			t->owns[i] = t->owns[--t->n_owns];
 			return;
 		}

@@ -45,7 +45,7 @@ struct target_type {
 	 * seen alive that it does not track; `whole`: none at all, the last time. */
 	bool foreign, hides, whole;
 	bool sets_asked;
-	struct target_sets *sets; /* of a foreign one: counters to choose from; NULL: there is no choice */
+	struct target_sets *sets; /* counters of a foreign one to choose from; NULL: no choice */
 	bool gone;            /* the type itself has died */
 	struct {            /* as struct python_type, in less room: there are many */
 		const char *name; /* "" while it is not known */

@@ -211,8 +211,8 @@ int target_blocks_start(struct target *t)
 	for (size_t i = 0; i < t->n_types; i++) {
 		struct target_type *ty = t->types[i];
 
-		ty->blocks.asked = target_type_in_blocks(ty) ||
-				   (ty->named && (t->blocks.all || ty->foreign));
+		ty->blocks.asked =
+			target_type_in_blocks(ty) || (ty->named && (t->blocks.all || ty->foreign));
 		if (!ty->blocks.asked)
 			continue;
 		ty->blocks.births = ty->births;

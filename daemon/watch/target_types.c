@@ -110,9 +110,9 @@ void types_close(struct target *t)
 		ty->looked_at_dealloc = true;
 		ty->foreign = type_end(t, ty, &end) || !in_interpreter(t, end);
 		if (ty->info.heap && !ty->foreign)
-			ty->law.closed = !mem_read_u64(t->py->id.pid, ty->addr + OFF_TP_DEALLOC,
-						 &dealloc) &&
-					 dealloc == t->subtype_dealloc;
+			ty->law.closed =
+				!mem_read_u64(t->py->id.pid, ty->addr + OFF_TP_DEALLOC, &dealloc) &&
+				dealloc == t->subtype_dealloc;
 	}
 }
 
@@ -431,10 +431,10 @@ static const struct law *set_law(const struct target_type *ty, unsigned set)
 /* 2: proven, 1: not refuted so far. */
 static int set_worth(const struct law *l)
 {
-	return law_proven(l) ? 2 : !l->bound && l->base_min == l->base_max;
+	return law_proven(l) ? 2 : !l->bound;
 }
 
-/* Another set is worth more, or has seen more: from now on it is the type's. */
+/* Another set is worth more, or has seen more and is worth something: from now on it is the type's. */
 static void sets_choose(struct target_type *ty)
 {
 	struct target_sets *s = ty->sets;
@@ -444,7 +444,8 @@ static void sets_choose(struct target_type *ty)
 		const struct law *l = set_law(ty, i), *b = set_law(ty, best);
 		int more = set_worth(l) - set_worth(b);
 
-		if (more > 0 || (!more && l->births + l->deaths > b->births + b->deaths))
+		if (more > 0 || (!more && set_worth(l) &&
+					l->births + l->deaths > b->births + b->deaths))
 			best = i;
 	}
 	if (best == s->chosen)
@@ -463,7 +464,8 @@ static int64_t not_seen(const struct target_type *ty)
 	int64_t births, deaths;
 
 	if (!s)
-		return (int64_t)MAX(ty->law.step, ty->births - ty->law.births + ty->deaths - ty->law.deaths);
+		return (int64_t)MAX(
+			ty->law.step, ty->births - ty->law.births + ty->deaths - ty->law.deaths);
 	o = set_law(ty, s->chosen ^ (SETS_OWN_BIRTHS | SETS_OWN_DEATHS));
 	births = (int64_t)(s->births[!(s->chosen & SETS_OWN_BIRTHS)] - o->births -
 			   (ty->births - ty->law.births));
@@ -498,7 +500,8 @@ static bool sees_all(const struct target_type *ty)
 	return more_births + 1 >= births || more_deaths <= deaths + 1;
 }
 
-void type_census_found(struct target_type *ty, uint64_t min, uint64_t max, const struct census_type *k)
+void type_census_found(
+	struct target_type *ty, uint64_t min, uint64_t max, const struct census_type *k)
 {
 	struct target_sets *s = ty->sets;
 	uint64_t births[2] = {k->births}, deaths[2] = {k->deaths};
@@ -535,8 +538,8 @@ bool at_census(const struct target *t)
 bool target_type_in_blocks(const struct target_type *ty)
 {
 	return ty->named && !ty->always_tracked &&
-	       (!(ty->info.flags & TPFLAGS_HAVE_GC) || ty->hides || !strcmp(ty->info.name, "dict") ||
-		       !strcmp(ty->info.name, "tuple"));
+	       (!(ty->info.flags & TPFLAGS_HAVE_GC) || ty->hides ||
+		       !strcmp(ty->info.name, "dict") || !strcmp(ty->info.name, "tuple"));
 }
 
 bool target_type_judged(const struct target_type *ty)
@@ -601,8 +604,8 @@ enum track_quality target_type_rates_quality(const struct target *t, const struc
 {
 	if (!ty->births && !ty->deaths && target_counts_all(t))
 		return TRACK_BLIND;
-	return target_budget_all_since(t, t->sampled_ms) && counts_exactly(ty) && !ty->blocks.known &&
-			       !t->totals.dropped
+	return target_budget_all_since(t, t->sampled_ms) && counts_exactly(ty) &&
+			       !ty->blocks.known && !t->totals.dropped
 		       ? TRACK_EXACT
 		       : TRACK_ESTIMATE;
 }

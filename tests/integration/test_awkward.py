@@ -21,6 +21,7 @@ import matrix  # noqa: E402
 LONG = os.environ.get("PYLEAK_LONG") == "1"
 SOME = ["Generic", "Pool8", "Pool500", "AllByHand", "Lazy", "Never", "Twice", "Rising", "SharedOne", "SharedOther",
         "SubPool500", "SamePool500", "SubNever", "Plain", "Caught"]
+POOLED = ("awkward.Pool8", "awkward.Pool500", "sub.SamePool500")
 # The collector does not track all of them, nor any of the small ones.
 HIDDEN = ("Lazy", "Never", "Leaver", "Small", "SmallGeneric", "SmallPool")
 WINDOWS = 14
@@ -97,10 +98,15 @@ class Awkward(harness.RootTest):
 
         # Two windows for the proof and its confirmation, behind those in which probes are attached.
         for i in range(WINDOWS * (4 if LONG else 1)):
+            before = d.top(t.pid)
             t.ask("work 60")
             fresh = d.top(t.pid, "--fresh")
             if i:  # the first reading has told of what is hidden
                 self.compare(t, fresh)
+            for name in POOLED:  # nor is one forgotten that was dead before
+                rows = before.get(name), d.top(t.pid)[name]
+                if all(r and r["rates_quality"] == "exact" for r in rows):
+                    self.assertEqual(rows[1]["allocs"] - rows[0]["allocs"], 60 * 20, name)
             if not not_exact(d.top(t.pid)):
                 break
         self.assertEqual(not_exact(d.top(t.pid)), [])
