@@ -312,6 +312,40 @@ say(bad)
                 self.assertLess(self.many(target), 5)
                 self.assertEqual(target.ask(), [])
 
+    # Keeps numbers in the 128 bytes below its stack pointer, which are a leaf function's (the red zone).
+    RED_ZONE = r"""
+long red_zone(long rounds)
+{
+	long bad = 0;
+	for (long i = 1; i <= rounds; i++)
+		__asm__ volatile("movq %1, -128(%%rsp); movq %1, -64(%%rsp); movq %1, -8(%%rsp); movl $1000, %%ecx\n"
+				 "1: decl %%ecx; jnz 1b\n"
+				 "cmpq %1, -128(%%rsp); jne 2f; cmpq %1, -64(%%rsp); jne 2f; cmpq %1, -8(%%rsp); je 3f\n"
+				 "2: incq %0\n3:" : "+r"(bad) : "r"(i) : "rcx", "cc", "memory");
+	return bad;
+}
+"""
+
+    def test_red_zone(self):
+        """The thread that lends itself is in native code without the GIL: nothing it wrote is written over."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        subprocess.run(["gcc", "-O2", "-fno-stack-protector", "-shared", "-fPIC", "-xc", "-", "-o", folder + "/red.so"],
+                       input=self.RED_ZONE, text=True, check=True)
+        target = Target(self, """
+import ctypes
+red_zone = ctypes.CDLL(SO).red_zone
+red_zone.restype, red_zone.argtypes = ctypes.c_long, [ctypes.c_long]
+say("ready")
+bad = 0
+while not os.path.exists(STOP): bad += red_zone(50000)
+say(bad)
+""".replace("SO", repr(folder + "/red.so")).replace("STOP", repr(self.flag())))
+        target.hear()
+        self.assertLess(self.many(target), 5)
+        open(self.stop, "w").close()
+        self.assertEqual(target.hear(), 0)
+
     def test_alternate_stack(self):
         """A C handler on sigaltstack() runs all the time; afterwards its stack is still set."""
         target = Target(self, r'''
