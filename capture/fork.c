@@ -10,7 +10,6 @@
 #include <string.h>
 #include <sys/ptrace.h>
 #include <linux/ptrace.h> /* after sys/ptrace.h: they share names */
-#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -71,7 +70,6 @@ static void own_child(struct job *j)
 
 		(void)sched_setscheduler(j->child, SCHED_OTHER, &none);
 	}
-	(void)setpriority(PRIO_PROCESS, (id_t)j->child, 19);
 }
 
 /*
