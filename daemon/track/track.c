@@ -37,6 +37,7 @@ struct track {
 	struct track_config config;
 	int64_t start_ms;
 	struct gauge gauges[TRACK_GAUGES];
+	struct judge_load load; /* as the type sees it that is judged */
 	uint64_t births, seen_ms; /* of all types, and for how long none was missed */
 	int64_t gauged_ms;
 	struct u64map types; /* key -> struct track_type * */
@@ -83,6 +84,9 @@ int track_new(const struct track_config *c, int64_t target_start_ms, struct trac
 		return -ENOMEM;
 	t->config = *c;
 	t->start_ms = target_start_ms;
+	for (int i = 0; i < TRACK_GAUGES; i++)
+		t->load.gauges[i] = &t->gauges[i].judge;
+	t->load.seen_ms = &t->gauges[TRACK_THREADS].series;
 	*ret = t;
 	return 0;
 }
@@ -205,19 +209,15 @@ bool track_sample(struct track *t, struct track_type *ty, const struct track_poi
 {
 	enum track_verdict_kind was = ty->verdict.kind;
 	const struct series_point *last = series_last(&ty->series);
-	struct judge_load load = {.births = &ty->series, .seen_ms = &t->gauges[TRACK_THREADS].series};
 
 	if (last && p->births > last->p.births)
 		t->births += p->births - last->p.births;
 	/* Births of built-in types are mostly taken from free lists, which nobody sees. */
-	if (ty->builtin)
-		load.births = load.seen_ms;
+	t->load.births = ty->builtin ? t->load.seen_ms : &ty->series;
 	ty->interval_ms = MAX(t->config.interval_ms, 1);
 	if (series_add(&ty->series, p, ty->interval_ms))
 		return false; /* no memory for a first point: the type stays unjudged */
-	for (int i = 0; i < TRACK_GAUGES; i++)
-		load.gauges[i] = &t->gauges[i].judge;
-	judge(&ty->judge, &t->config, usable_from(t), &ty->series, (double)MAX(p->bound, 0), &load,
+	judge(&ty->judge, &t->config, usable_from(t), &ty->series, (double)MAX(p->bound, 0), &t->load,
 		&ty->verdict);
 	return ty->verdict.kind != was;
 }
