@@ -62,7 +62,7 @@ static void hurry(struct walker *w)
 
 static int died(const struct walker *w, struct err *err)
 {
-	int r = guard_check(w->guard, err);
+	int r = guard_check(w->guard, 0, err);
 
 	return r < 0 ? r
 		     : err_set(err, -EIO, "pid %d: its frozen copy died (out of memory, or killed)",

@@ -13,6 +13,7 @@
 
 /* A target that writes to all its memory makes the kernel copy some hundred MiB a second: a look
  * every two milliseconds is one a MiB. */
+
 #define LOOK_NS      2000000L
 #define HOST_EVERY   8 /* the host is larger than any group */
 #define MEMORY_FLOOR ((uint64_t)8 << 20)
@@ -101,6 +102,9 @@ static void *watch(void *arg)
 		atomic_store(&g->fired, r);
 		job_end_soon(g->job);
 		(void)syscall(SYS_pidfd_send_signal, g->child_fd, SIGKILL, NULL, 0);
+		/* What it had is given back here and now, whenever it gets a processor to die on: else
+		 * the kernel may look for another victim before (Linux 5.15). */
+		(void)syscall(SYS_process_mrelease, g->child_fd, 0);
 		return NULL;
 	}
 }
@@ -131,10 +135,10 @@ int guard_start(struct guard *g, const struct job *j, const struct memory_groups
 		     : 0;
 }
 
-int guard_check(struct guard *g, struct err *err)
+int guard_check(struct guard *g, int wait_ms, struct err *err)
 {
 	struct pollfd gone = {.fd = g->child_fd, .events = POLLIN};
-	bool dead = poll(&gone, 1, 0) > 0; /* looked at first: who fires says so before it kills */
+	bool dead = poll(&gone, 1, wait_ms) > 0; /* looked at first: who fires says so before it kills */
 	int r = atomic_load(&g->fired);
 
 	if (r < 0)

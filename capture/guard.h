@@ -35,8 +35,9 @@ struct guard {
 /* Starts watching over j->child. */
 int guard_start(struct guard *g, const struct job *j, const struct memory_groups *memory, struct err *err);
 
-/* 0, or why the copy was killed, by us or by somebody else. */
-int guard_check(struct guard *g, struct err *err);
+/* 0, or why the copy was killed, by us or by somebody else. Of one that is dying the end is waited for so
+ * long. */
+int guard_check(struct guard *g, int wait_ms, struct err *err);
 
 /* Ends the watch. Harmless if it was never started. */
 void guard_stop(struct guard *g);

@@ -45,6 +45,7 @@
 #define STATIC_ROUNDS   8
 #define ROUNDS_MAX      64 /* steps from a suspect to its farthest holder */
 #define HUGE_LONGEST_NS ((uint64_t)2 * 1000000000)
+#define DYING_MS        100
 #define ALARM_GRACE_NS  ((uint64_t)2 * 1000000000)
 
 static enum capture_code code_of(int r)
@@ -405,8 +406,9 @@ static int use_copy(struct job *j, const struct memory_groups *memory, struct gr
 	if (r < 0)
 		return r;
 	r = read_copy(j, &guard, g, s, err);
-	/* killed while names were read from it: they may be nonsense */
-	killed = guard_check(&guard, err);
+	/* killed while names were read from it: they may be nonsense. Where something failed that may be
+	 * why, and it takes a moment to die. */
+	killed = guard_check(&guard, r < 0 ? DYING_MS : 0, err);
 	if (killed < 0)
 		j->refusal = guard.refusal;
 	guard_stop(&guard);
