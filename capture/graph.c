@@ -62,14 +62,11 @@ void graph_release(struct graph *g)
 	memset(g, 0, sizeof(*g));
 }
 
-/* Room for one more element of `size` bytes. */
-static int grow(struct graph *g, void *v, size_t n, size_t *cap, size_t size)
+static __attribute__((noinline)) int grow(struct graph *g, void *v, size_t *cap, size_t size)
 {
 	void **at = v, *bigger;
 	size_t more;
 
-	if (n < *cap)
-		return 0;
 	more = *cap ? *cap + *cap / 2 : 1024;
 	if (g->max_bytes && g->bytes + (more - *cap) * size + addrset_bytes(&g->outside) +
 					    g->near.cap * sizeof(struct u64map_slot) >
@@ -84,6 +81,12 @@ static int grow(struct graph *g, void *v, size_t n, size_t *cap, size_t size)
 	return 0;
 }
 
+/* For one more element of `size` bytes. */
+static inline int room(struct graph *g, void *v, size_t n, size_t *cap, size_t size)
+{
+	return n < *cap ? 0 : grow(g, v, cap, size);
+}
+
 uint32_t graph_type(struct graph *g, uint64_t addr)
 {
 	uint64_t *at;
@@ -95,7 +98,7 @@ uint32_t graph_type(struct graph *g, uint64_t addr)
 	if (!at)
 		return UINT32_MAX;
 	if (new) {
-		if (grow(g, &g->types, g->n_types, &g->cap_types, sizeof(*g->types)) < 0)
+		if (room(g, &g->types, g->n_types, &g->cap_types, sizeof(*g->types)) < 0)
 			return UINT32_MAX;
 		g->types[g->n_types++] = (struct snapshot_type){.addr = addr};
 	}
@@ -170,7 +173,7 @@ static int take_node(struct graph *g, const struct walk_unit *u)
 	g->keep_last = g->keep != GRAPH_NEAR || u64map_get(&g->wanted, u[1].a) ||
 		       u64map_get(&g->near, u[0].a);
 	if (type == UINT32_MAX || g->n_nodes >= UINT32_MAX ||
-		grow(g, &g->nodes, g->n_nodes, &g->cap_nodes, sizeof(*g->nodes)) < 0)
+		room(g, &g->nodes, g->n_nodes, &g->cap_nodes, sizeof(*g->nodes)) < 0)
 		return -ENOMEM;
 	n = &g->nodes[g->n_nodes++];
 	*n = (struct snapshot_node){
@@ -193,7 +196,7 @@ int graph_want(struct graph *g, uint64_t addr)
 	r = addrset_add(&g->outside, addr);
 	if (r <= 0)
 		return r;
-	if (grow(g, &g->queue, g->n_queue, &g->cap_queue, sizeof(*g->queue)) < 0)
+	if (room(g, &g->queue, g->n_queue, &g->cap_queue, sizeof(*g->queue)) < 0)
 		return -ENOMEM;
 	g->queue[g->n_queue++] = addr;
 	return 0;
@@ -212,7 +215,7 @@ static int take_edge(struct graph *g, const struct walk_unit *u)
 			return 0;
 		g->keep_last = true;
 	}
-	if (grow(g, &g->edges, g->n_edges, &g->cap_edges, sizeof(*g->edges)) < 0)
+	if (room(g, &g->edges, g->n_edges, &g->cap_edges, sizeof(*g->edges)) < 0)
 		return -ENOMEM;
 	g->edges[g->n_edges++].raw = *u;
 	n = &g->nodes[g->n_nodes - 1];
@@ -261,7 +264,7 @@ int graph_take(struct graph *g, const struct walk_unit *u, size_t n)
 int graph_add_root(struct graph *g, uint64_t addr, uint32_t kind, uint32_t name, uint32_t edge_kind,
 	uint32_t edge_arg)
 {
-	if (grow(g, &g->roots, g->n_roots, &g->cap_roots, sizeof(*g->roots)) < 0)
+	if (room(g, &g->roots, g->n_roots, &g->cap_roots, sizeof(*g->roots)) < 0)
 		return -ENOMEM;
 	g->roots[g->n_roots++] = (struct snapshot_root){.addr = addr,
 		.kind = kind,
