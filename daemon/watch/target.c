@@ -188,9 +188,10 @@ static bool too_wide(struct target *t, const struct census_result *r)
 {
 	uint64_t width = 0;
 
-	if (r->way != CENSUS_STEPWISE || r->estimate || !target_counts_all(t) ||
-		t->tries + 1 >= CENSUS_TRIES)
+	if (r->way != CENSUS_STEPWISE || !target_counts_all(t) || t->tries + 1 >= CENSUS_TRIES)
 		return false;
+	if (r->estimate && t->estimated)
+		return false; /* its young rings are always that large */
 	for (size_t i = 0; i < r->n_types; i++) {
 		const struct census_type *k = &r->types[i];
 		const struct target_type *ty = type_find(t, k->type);
@@ -198,7 +199,7 @@ static bool too_wide(struct target *t, const struct census_result *r)
 
 		width += ty && ty->always_tracked ? MIN(w, law_width(&ty->law)) : w;
 	}
-	if ((double)width <= CENSUS_WIDE * (double)r->objects)
+	if (!r->estimate && (double)width <= CENSUS_WIDE * (double)r->objects)
 		return false;
 	t->tries++;
 	t->census.restarts[CENSUS_TOO_WIDE]++;
@@ -249,6 +250,7 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	if (too_wide(t, r) && target_start_census(t))
 		return;
 	t->tries = 0;
+	t->estimated = r->estimate;
 	if (read_counters(t)) {
 		answer_waiters(t, false);
 		return;

@@ -94,6 +94,7 @@ struct target {
 	bool armed; /* a census is on its way */
 	int64_t armed_ms;
 	unsigned tries;   /* that told too little, before it */
+	bool estimated;   /* the last one that was taken */
 	unsigned steps;   /* it had taken when last looked at */
 	int64_t due_ms;   /* the next one not before, unless somebody asks */
 	int64_t retry_ms; /* TOO_LARGE: not before */

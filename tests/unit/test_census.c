@@ -151,6 +151,7 @@ struct target {
 	struct probe_target *t;
 	uint64_t marker;
 	int answers;
+	bool estimated; /* the census before */
 	struct census_result result;
 	struct census_type types[TYPES];
 	struct law laws[LAWS]; /* as the daemon keeps them, by 1 + index in the map */
@@ -275,8 +276,9 @@ static bool too_wide(struct target *x)
 
 		width += MIN(c->live_max - c->live_min, law_width(law_of(x, c)));
 	}
-	return x->result.way == CENSUS_STEPWISE && !x->result.estimate &&
-	       (double)width > CENSUS_WIDE * (double)x->result.objects;
+	return x->result.way == CENSUS_STEPWISE &&
+	       (x->result.estimate ? !x->estimated
+				   : (double)width > CENSUS_WIDE * (double)x->result.objects);
 }
 
 /* Puts what the law leaves of the intervals in their place. */
@@ -426,6 +428,7 @@ static unsigned censuses(const char *python, const char *mode, struct sums *all)
 			continue;
 		}
 		s.tries = 0;
+		x->estimated = x->result.estimate;
 		narrow(x);
 		width = (double)x->result.width / (double)r->objects;
 		s.done++;
