@@ -70,6 +70,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 /* Every question, to the snapshot and to itself. */
 static void ask_all(struct graph *g)
 {
+	static const char *const every[] = {"*"};
 	static json_t *meta; /* of one process, so that addresses are compared */
 
 	if (!meta)
@@ -77,7 +78,11 @@ static void ask_all(struct graph *g)
 	for (int verb = ASK_CHAIN; verb <= ASK_EXPORT; verb++) {
 		FILE *null = fopen("/dev/null", "w");
 		struct ask q = {.verb = (enum ask_verb)verb,
-			.types = {"*"},
+			.g = g,
+			.meta = meta,
+			.before = g,
+			.before_meta = meta,
+			.types = every,
 			.n_types = 1,
 			.max_depth = 3,
 			.too_many = 3,
@@ -87,7 +92,7 @@ static void ask_all(struct graph *g)
 
 		if (!null)
 			return;
-		(void)ask(&q, g, meta, g, meta, NULL);
+		(void)ask(&q, NULL);
 		fclose(null);
 	}
 }
