@@ -374,7 +374,7 @@ def runs_beside(path):
     if not path.endswith(".py"):
         return False
     with open(path, encoding="utf-8") as f:
-        return re.search(r"^BESIDE = True$", f.read(), re.M) is not None
+        return re.search(r"^BESIDE = True\b", f.read(), re.M) is not None
 
 
 class Job:
