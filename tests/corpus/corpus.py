@@ -7,7 +7,7 @@
 leaking/ must each be called a leak within two windows after the warm-up, by a type that their header names
 (globs, "|" between them) or by one that leads its companions; healthy/ must have no leak verdict in all
 that time. Prints a table; exit 1 if something was missed or falsely alarmed. --record keeps a
-recording of each in DIR/NAME.rec, as those in tests/corpus/recordings, which tests/integration/test_verdicts.py
+recording of each in DIR/NAME.rec, as those in tests/corpus/recordings, which tests/integration/test_recordings.py
 replays."""
 
 import argparse
