@@ -8,7 +8,7 @@ import tempfile
 import unittest
 
 BUILD = os.environ.get("PYLEAK_BUILD", os.path.join(os.path.dirname(__file__), "../../build"))
-SECONDS = 40  # of what the others leave, at least half
+SECONDS = 20
 BESIDE = True  # pure computing
 TIMEOUT = 1500
 
