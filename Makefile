@@ -162,7 +162,7 @@ $(foreach t,$(UNIT),$(eval $(call unit_test,$(t))))
 unit-build: $(addprefix $(O)/tests/,$(UNIT))
 
 # Fuzzers: tests/fuzz/fuzz_NAME.c, libFuzzer, MODULES_fuzz_NAME as above. `make fuzz-build`, then
-# build/fuzz/tests/fuzz_NAME [-max_total_time=SECONDS]; tests/integration/test_fuzz.py runs each for a while.
+# build/fuzz/tests/fuzz_NAME [-max_total_time=SECONDS]; tests/integration/test_fuzz.py runs each for 20 s.
 FUZZ := $(patsubst tests/fuzz/%.c,%,$(wildcard tests/fuzz/fuzz_*.c))
 define fuzz_test
 $(O)/tests/$(1): $$(call obj,tests/fuzz/$(1).c $$(foreach m,$$(MODULES_$(1)),$$(SRC_$$(m))))
