@@ -133,7 +133,7 @@ struct census_type {
 
 #define CENSUS_REASONS 10
 #define CENSUS_WIDE    0.01 /* of all objects: a wider interval tells too little, */
-#define CENSUS_TRIES   3    /* so it is worth another try or two */
+#define CENSUS_TRIES   5    /* so it is worth a few more tries */
 
 struct census_result {
 	enum census_status status;

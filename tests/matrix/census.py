@@ -88,6 +88,8 @@ def main():
     parser.add_argument("--rounds", type=int, default=84, help="censuses a scene, of twelve")
     parser.add_argument("--keep", metavar="DIR")
     args = parser.parse_args()
+    if args.keep:
+        os.makedirs(args.keep, exist_ok=True)
     failed = False
     print("| build | truth in every interval | wider than 1 %, collector on | widest | collector off: wider "
           "| estimates | given up | discarded |")
