@@ -562,15 +562,15 @@ static const struct bad bad[] = {
 	{"triggers:\n  - name: a\n    when: {verdict: leak}\n    do: []\n",
 		"4:9: triggers[0].do: an empty list does nothing"},
 	{"triggers:\n  - name: a\n    when: {verdict: leak}\n    do: [dump, webhook]\n",
-		"4:16: triggers[0].do: action 'webhook' is not available in this version, allowed: "
+		"4:16: triggers[0].do[1]: action 'webhook' is not available in this version, allowed: "
 		"dump"},
 	{"triggers:\n  - name: a\n    when: {verdict: leak}\n    do: [exec, alertmanager]\n",
-		"4:10: triggers[0].do: action 'exec' is not available\n"
-		"4:16: triggers[0].do: action 'alertmanager' is not available"},
+		"4:10: triggers[0].do[0]: action 'exec' is not available\n"
+		"4:16: triggers[0].do[1]: action 'alertmanager' is not available"},
 	{"triggers:\n  - name: a\n    when: {verdict: leak}\n    do: [dmp]\n",
-		"4:10: triggers[0].do: unknown action 'dmp', did you mean 'dump'?"},
+		"4:10: triggers[0].do[0]: unknown action 'dmp', did you mean 'dump'?"},
 	{"triggers:\n  - name: a\n    when: {verdict: leak}\n    do: [dump, dump]\n",
-		"4:16: triggers[0].do: action 'dump' is given twice"},
+		"4:16: triggers[0].do[1]: action 'dump' is given twice"},
 	{"triggers:\n  - name: a\n    when: {verdict: leak}\n    per_day: 0\n",
 		"4:14: triggers[0].per_day: '0' is out of range, allowed is 1 to 1000"},
 	/* outputs */
@@ -599,7 +599,7 @@ static const struct bad bad[] = {
 	{"triggers:\n  - name: 'x y'\n    when: {rss_above: 7}\n    do: [sing]\n",
 		"2:11: triggers[0].name: 'x y' is not a name\n"
 		"3:23: triggers[0].when.rss_above: '7' has no unit\n"
-		"4:10: triggers[0].do: unknown action 'sing', allowed are dump, exec,"},
+		"4:10: triggers[0].do[0]: unknown action 'sing', allowed are dump, exec,"},
 	/* a syntax error does not hide what stands before it */
 	{"budget:\n  cpu: 5\ntriggers:\n  - name: x y\n\tz\n",
 		"2:8: budget.cpu: '5' is not clear\n4:11: triggers[0].name: 'x y' is not a name\n"
@@ -869,7 +869,7 @@ static void test_bombs(void **state)
 	snprintf(big + n, (1 << 20) - n, "]\n");
 	write_file("main.yaml", big);
 	assert_int_equal(load(&c, &diag, &err), -EINVAL);
-	assert_non_null(strstr(diag, "targets: too many rules, allowed are 256"));
+	assert_non_null(strstr(diag, "targets[256]: too many rules, allowed are 256"));
 	free(TAKE_PTR(diag));
 
 	/* More unknown keys than anybody reads. */
