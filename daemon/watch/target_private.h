@@ -76,6 +76,7 @@ struct target {
 	size_t n_types, cap_types;
 	struct u64map by_addr; /* type address -> struct target_type */
 	uint64_t serial, dropped_types, censuses;
+	bool sets_full; /* told: no more types are counted at functions of their own */
 
 	struct {                  /* levels of what the collector does not track */
 		bool running;     /* a reading is on its way */

@@ -78,13 +78,23 @@ static uint64_t type_begin(const struct target *t, const struct target_type *ty)
 static void ask_for_sets(struct target *t, struct target_type *ty)
 {
 	uint64_t end;
+	int r;
 
 	if (!ty->foreign || ty->hides || ty->sets_asked || !target_counts_all(t) ||
 		MAX(MAX(ty->births, ty->deaths), MAX(ty->live, ty->law.step)) < OWN_MIN)
 		return;
 	ty->sets_asked = true;
-	if (type_end(t, ty, &end) == 0)
-		probe_target_own(t->pt, ty->addr, type_begin(t, ty), end);
+	if (type_end(t, ty, &end))
+		return;
+	r = probe_target_own(t->pt, ty->addr, type_begin(t, ty), end);
+	if (r != -E2BIG)
+		return;
+	ty->sets_asked = false; /* there is room when others have died */
+	if (!t->sets_full)
+		log_warning("pid %d: no room to count %s, a type of an extension, at its own functions, "
+			    "or more of that kind: they are counted at CPython's allocators only",
+			t->info.id.pid, ty->info.name);
+	t->sets_full = true;
 }
 
 /*
