@@ -846,6 +846,8 @@ static void emit_object(struct walk_ctx *c, u64 o, u64 flags)
 	put(c, o, WALK_MAKE(WALK_NODE, WALK_NODE_ARG(size, flags)));
 	put(c, type, refcnt);
 	c->n_objects++;
+	if (c->op == WALK_HEADERS)
+		return;
 	c->phase = WALK_PHASE_BODY;
 
 	if (t->kind == KIND_LIST && type == c->known[WALK_KNOW_LIST]) {
@@ -1027,7 +1029,7 @@ void walk_main(struct walk_ctx *c)
 	if (c->fault)
 		step_over(c);
 	for (;;) {
-		uint32_t event = c->op == WALK_RINGS ? walk_rings(c) : walk_list(c);
+		uint32_t event = c->op == WALK_EXPAND ? walk_list(c) : walk_rings(c);
 
 		c->phase = WALK_PHASE_IDLE;
 		stop(c, event);

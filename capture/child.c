@@ -672,6 +672,11 @@ static void prepare(const struct walker *w, struct walk_ctx *c, uint32_t op)
 	c->max_objects = max ? max : UINT64_MAX;
 }
 
+static bool keeps_edges(const struct graph *g)
+{
+	return g->keep == GRAPH_ALL || g->keep == GRAPH_NEAR;
+}
+
 int child_walk_rings(struct walker *w, struct err *err)
 {
 	_cleanup_free_ struct walk_ctx *c = malloc(sizeof(*c));
@@ -680,7 +685,7 @@ int child_walk_rings(struct walker *w, struct err *err)
 
 	if (!c)
 		return err_set(err, -ENOMEM, "out of memory");
-	prepare(w, c, WALK_RINGS);
+	prepare(w, c, keeps_edges(w->graph) ? WALK_RINGS : WALK_HEADERS);
 	/* from the start, wherever an earlier walk has ended */
 	r = write_child(w->job, w->ctx + offsetof(struct walk_ctx, ring), nowhere, sizeof(nowhere));
 	r = r < 0 ? err_set(err, r, "pid %d: cannot write into its copy: %s", (int)w->job->pid,

@@ -169,7 +169,7 @@ static int take_node(struct graph *g, const struct walk_unit *u)
 	type = graph_type(g, u[1].a);
 
 	if (g->keep == GRAPH_TYPES)
-		g->n_nodes = 0; /* one is enough to hang its edges on */
+		g->n_nodes = 0;
 	g->keep_last = g->keep != GRAPH_NEAR || u64map_get(&g->wanted, u[1].a) ||
 		       u64map_get(&g->near, u[0].a);
 	if (type == UINT32_MAX || g->n_nodes >= UINT32_MAX ||
@@ -208,8 +208,6 @@ static int take_edge(struct graph *g, const struct walk_unit *u)
 
 	if (g->n_nodes == 0)
 		return -EPROTO;
-	if (g->keep == GRAPH_TYPES || g->keep == GRAPH_NODES)
-		return 0;
 	if (g->keep == GRAPH_NEAR) {
 		if (!u64map_get(&g->near, u->a))
 			return 0;

@@ -27,7 +27,7 @@ union graph_edge {
 /* Which objects and edges are kept. */
 enum graph_keep {
 	GRAPH_ALL,
-	GRAPH_TYPES, /* only which types there are */
+	GRAPH_TYPES, /* only which types there are; without edges, as GRAPH_NODES */
 	GRAPH_NEAR,  /* instances of `wanted` types, and what has an edge into `near`; those edges */
 	GRAPH_NODES, /* no edges */
 };

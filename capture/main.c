@@ -266,16 +266,20 @@ static int find_wanted(const struct job *j, struct walker *w, const struct view 
 /*
  * The suspects' instances, then whoever refers to one of those, and so on: each round is a walk through
  * the whole heap that keeps nothing else, so that it costs time in place of memory. Ends when
- * nobody new turns up, or when time is up; then the farthest holders are cut off.
+ * nobody new turns up, or when time is up: then ret_steps says how many steps away the farthest holders
+ * are that it has, else it is 0. -ENOENT: there is nothing to show.
  */
-static int read_neighbourhood(struct job *j, struct walker *w, const struct view *v, struct err *err)
+static int read_neighbourhood(
+	struct job *j, struct walker *w, const struct view *v, int *ret_steps, struct err *err)
 {
 	int64_t more = 1;
-	int r = find_wanted(j, w, v, err);
+	int r = find_wanted(j, w, v, err), i;
+
+	*ret_steps = 0;
 
 	if (r < 0 || w->graph->wanted.n == 0)
 		return r < 0 ? r : -ENOENT;
-	for (int i = 0; i < ROUNDS_MAX && more > 0; i++) {
+	for (i = 0; i < ROUNDS_MAX && more > 0; i++) {
 		uint64_t began = now_monotonic_ns();
 
 		graph_restart(w->graph, GRAPH_NEAR);
@@ -290,24 +294,28 @@ static int read_neighbourhood(struct job *j, struct walker *w, const struct view
 		if (2 * now_monotonic_ns() - began > w->until_ns)
 			break; /* another round would not end in time */
 	}
-	return 0;
+	if (more > 0)
+		*ret_steps = MIN(i, ROUNDS_MAX - 1);
+	return more > 0 && i == 0 ? -ENOENT : 0; /* instances that nobody holds: counts tell more */
 }
 
 /* Less than the whole graph, as much as can be had. */
 static int degrade(struct job *j, struct walker *w, const struct view *v, struct err *err)
 {
-	char why[sizeof(w->too_much)];
-	int r = -ENOENT;
+	char why[sizeof(w->too_much)], far[64] = "";
+	int r = -ENOENT, steps = 0;
 
 	snprintf(why, sizeof(why), "%s", w->too_much);
 	w->until_ns = now_monotonic_ns() + job_time_left(j, UINT64_MAX) / 2;
 	if (j->types_bytes)
-		r = read_neighbourhood(j, w, v, err);
+		r = read_neighbourhood(j, w, v, &steps, err);
+	if (steps)
+		snprintf(far, sizeof(far), ", up to %d steps away", steps);
 	if (r == 0) {
 		job_truncate(j, LEVEL_NEIGHBOURHOOD,
 			"the whole graph would have taken %s: only the suspects and what leads to "
-			"them",
-			why);
+			"them%s",
+			why, far);
 		return 0;
 	}
 	if (r != -E2BIG && r != -ENOENT)

@@ -25,6 +25,7 @@
 
 enum walk_op {
 	WALK_RINGS = 1, /* every object in the collector's rings */
+	WALK_HEADERS,   /* the same without what they refer to: no code of the target runs */
 	WALK_EXPAND,    /* the n_in objects whose addresses stand at `in` */
 };
 

@@ -362,7 +362,8 @@ say(id(CACHE)); hear(); say(2)
     LONG = """
 class Session: pass
 CACHE = [Session() for _ in range(1000)]
-ballast = [[float(100 * i + k) for k in range(100)] for i in range(5000)]
+ballast = [[tuple(tuple(float(100 * i + 10 * k + m) for m in range(10)) for k in range(10))] for i in range(5000)]
+gc.collect(); gc.collect()  # which sees that the tuples hold nothing that it knows
 say(id(CACHE)); hear(); say(2)
 """
 
@@ -398,6 +399,7 @@ say(id(CACHE)); hear(); say(2)
         self.assertGreater(count["list"], 5000)
         self.assertEqual(count["float"], 0)
         snap = self.in_time(target, "neighbourhood", types=["*.Session"])
+        self.assertRegex(snap.meta["truncated"]["reason"], "what leads to them(, up to [0-9]+ steps away)?$")
         held = {e.to for e in snap.by_addr[cache].edges}
         self.assertEqual(held, {n.addr for n in snap.nodes if n.type == "__main__.Session"})
         self.assertEqual(len(held), 1000)
