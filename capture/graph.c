@@ -208,6 +208,8 @@ static int take_edge(struct graph *g, const struct walk_unit *u)
 
 	if (g->n_nodes == 0)
 		return -EPROTO;
+	if (g->keep == GRAPH_TYPES || g->keep == GRAPH_NODES)
+		return -EPROTO; /* nobody has asked for it */
 	if (g->keep == GRAPH_NEAR) {
 		if (!u64map_get(&g->near, u->a))
 			return 0;

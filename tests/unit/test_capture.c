@@ -266,9 +266,16 @@ static void neighbours_in_rounds(void **state)
 	const size_t n = sizeof(u) / sizeof(u[0]);
 	const int64_t more[] = {2, 1, 1, 0};
 	struct graph g = {.minor = 12};
+	struct walk_unit headers[sizeof(u) / sizeof(u[0])];
+	size_t n_headers = 0;
 
+	for (size_t i = 0; i < n; i++)
+		if (WALK_TAG(u[i].b) == WALK_NODE) {
+			headers[n_headers++] = u[i++];
+			headers[n_headers++] = u[i];
+		}
 	graph_restart(&g, GRAPH_TYPES);
-	assert_int_equal(graph_take(&g, u, n), 0);
+	assert_int_equal(graph_take(&g, headers, n_headers), 0);
 	assert_int_equal(g.n_types, 2);
 	assert_int_equal(u64map_put(&g.wanted, 0x2000, 1), 0);
 	for (size_t i = 0; i < 4; i++) {
@@ -286,7 +293,8 @@ static void neighbours_in_rounds(void **state)
 	assert_int_equal(g.edges[1].raw.a, 0xa000);
 	assert_int_equal(g.n_queue, 0);
 	graph_restart(&g, GRAPH_NODES);
-	assert_int_equal(graph_take(&g, u, n), 0);
+	assert_int_equal(graph_take(&g, headers, n_headers), 0);
+	assert_int_equal(graph_take(&g, u + 2, 1), -EPROTO);
 	assert_int_equal(g.n_nodes, 5);
 	assert_int_equal(g.n_edges, 0);
 	graph_release(&g);
