@@ -472,11 +472,15 @@ class Guards(Case):
                    for _ in range(3)]
         for t in threads:
             t.start()
-        for t in threads:
-            t.join()
+        seen = 0
+        while any(t.is_alive() for t in threads):
+            copies = len(children(target.pid))
+            self.assertLessEqual(copies, 1)
+            seen += copies
         codes = [r.code for r in results]
         self.assertIn(lib.DONE, codes)
         self.assertLessEqual(set(codes), {lib.DONE, lib.REFUSED})
+        self.assertGreater(seen, 0)
         self.check_well(target)
 
     def test_process_limit(self):
@@ -614,6 +618,22 @@ void _start(void)
         result = lib.capture(target.pid, deadline=0.12)
         self.assertIn(result.code, (lib.FAILED, lib.REFUSED))
         self.assertEqual(target.ask(), 2)
+
+    def test_nobody_waits(self):
+        """A daemon that is gone gets no dump: the copy goes at once, and the helper says why it ended."""
+        target = Target(self, "big = [[i] for i in range(1000000)]\nsay(1); hear(); say(2)")
+        target.hear()
+        helpers = []
+
+        def gone(_ns, text):
+            raise InterruptedError(text)
+
+        with self.assertRaises(InterruptedError):
+            lib.capture(target.pid, started=helpers.append, progress=gone)
+        self.assertEqual(helpers[0].wait(60), lib.FAILED)
+        self.assertEqual(children(target.pid), [])
+        self.assertEqual(target.ask(), 2)
+        self.check_well(target)
 
     def test_bad_requests(self):
         for request in (b"", b"x", b"\0" * lib.REQUEST.size, b"\xff" * lib.REQUEST.size):
