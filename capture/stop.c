@@ -227,14 +227,36 @@ static struct thread *find(struct stop *s, pid_t tid, bool add)
 	return &s->v[s->n++];
 }
 
+/* A thread that has ended, or ends, cannot be seized (EPERM): it is gone in a moment, but for a leader that
+ * ended before its threads, which stays. */
+static bool is_zombie(pid_t pid, pid_t tid)
+{
+	char path[64], buf[512];
+	_cleanup_close_ int fd = -1;
+	const char *p;
+	ssize_t n;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", (int)pid, (int)tid);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	n = fd < 0 ? 0 : read(fd, buf, sizeof(buf) - 1);
+	if (n <= 0)
+		return true;
+	buf[n] = '\0';
+	p = strrchr(buf, ')');
+	return p && p[1] == ' ' && (p[2] == 'Z' || p[2] == 'X');
+}
+
 static int ask(struct stop *s, struct thread *t)
 {
 	/* asked once is enough: asked again after it stopped, it would stop once more as soon as it
 	 * ran on */
 	if (t->state == THREAD_STOPPED || t->state == THREAD_PENDING)
 		return 0;
-	if (ptrace(PTRACE_SEIZE, t->tid, NULL, number(PTRACE_O_TRACESYSGOOD)) < 0)
-		return -errno;
+	if (ptrace(PTRACE_SEIZE, t->tid, NULL, number(PTRACE_O_TRACESYSGOOD)) < 0) {
+		int r = -errno;
+
+		return r == -EPERM && is_zombie(s->pid, t->tid) ? -ESRCH : r;
+	}
 	t->state = THREAD_PENDING;
 	t->have_regs = false;
 	return ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL) < 0 ? -errno : 0;
@@ -255,24 +277,6 @@ int stop_thread(struct stop *s, pid_t tid, uint64_t timeout_ns, struct thread **
 	if (r == 0)
 		*ret = t;
 	return r;
-}
-
-/* A leader that ended before its threads stays as a zombie and cannot be seized. */
-static bool is_zombie(pid_t pid, pid_t tid)
-{
-	char path[64], buf[512];
-	_cleanup_close_ int fd = -1;
-	const char *p;
-	ssize_t n;
-
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/stat", (int)pid, (int)tid);
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	n = fd < 0 ? 0 : read(fd, buf, sizeof(buf) - 1);
-	if (n <= 0)
-		return true;
-	buf[n] = '\0';
-	p = strrchr(buf, ')');
-	return p && p[1] == ' ' && (p[2] == 'Z' || p[2] == 'X');
 }
 
 static int ask_everybody(struct stop *s, bool *ret_new)
@@ -303,7 +307,7 @@ static int ask_everybody(struct stop *s, bool *ret_new)
 		r = ask(s, t);
 		if (r == 0) {
 			*ret_new = true;
-		} else if (r == -ESRCH || is_zombie(s->pid, tid)) {
+		} else if (r == -ESRCH) {
 			t->state = THREAD_GONE;
 			r = 0;
 		}

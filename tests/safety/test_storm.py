@@ -93,6 +93,8 @@ class Storms(Case):
         for _ in range(captures):
             result = lib.capture(target.pid)
             self.assertIn(result.code, CLEAN, result.text)
+            # a thread that ends while it is asked to stop is no debugger's
+            self.assertNotEqual(result.refusal, "traced", result.text)
             self.assertEqual((result.skipped, result.truncated), (0, 0), result.text)
             codes[result.code] += 1
             self.assertEqual(status(target.pid, "TracerPid"), "0")
