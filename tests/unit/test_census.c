@@ -5,7 +5,7 @@
  * always. So must it in what the conservation law makes of that interval (daemon/track/law.h), which
  * is what the daemon tells. Needs root.
  *
- * CENSUS_ROUNDS: censuses a build and kind of work; default 3. Interpreters as in test_probe.c.
+ * CENSUS_ROUNDS: censuses a build and kind of work; default 2. Interpreters as in test_probe.c.
  */
 #include <stdarg.h>
 #include <stddef.h>
