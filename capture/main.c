@@ -276,7 +276,6 @@ static int read_neighbourhood(
 	int r = find_wanted(j, w, v, err), i;
 
 	*ret_steps = 0;
-
 	if (r < 0 || w->graph->wanted.n == 0)
 		return r < 0 ? r : -ENOENT;
 	for (i = 0; i < ROUNDS_MAX && more > 0; i++) {
