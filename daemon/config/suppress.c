@@ -43,30 +43,30 @@ static void read_up_to(struct loader *l, const yaml_node_t *v, void *object, con
 
 static const size_t suppress_type = offsetof(struct config_suppress, type),
 		    suppress_service = offsetof(struct config_suppress, service);
-#define SUPPRESS_KEYS(up_to_required)                                                              \
-	{                                                                                          \
-		{"type", read_suppress_glob, &suppress_type, true},                                \
-			{"service", read_suppress_glob, &suppress_service, false},                 \
-			{"reason", read_reason, NULL, true}, {"until", read_until, NULL, false},   \
-			{"up_to", read_up_to, NULL, up_to_required},                               \
-	}
-static const struct key suppress_keys[] = SUPPRESS_KEYS(false);
-/* What is for everybody may hide nothing without end. */
-static const struct key benign_keys[] = SUPPRESS_KEYS(true);
+static const struct key suppress_keys[] = {
+	{"type", read_suppress_glob, &suppress_type, true},
+	{"service", read_suppress_glob, &suppress_service, false},
+	{"reason", read_reason, NULL, true},
+	{"until", read_until, NULL, false},
+	{"up_to", read_up_to, NULL, false},
+};
+#define SUPPRESS_KEY_UP_TO 4 /* index of "up_to" */
 
 static bool read_suppression(struct loader *l, const yaml_node_t *n, void *object)
 {
 	struct config *c = l->config;
 	struct config_suppress s = {.benign = *(const bool *)object};
 	struct place place = place_of(l, n);
+	struct key keys[ARRAY_SIZE(suppress_keys)];
 	unsigned errors = l->errors;
 
 	if (c->n_suppress >= SUPPRESS_MAX) {
 		error_at(l, &place, "too many suppressions, allowed are %d", SUPPRESS_MAX);
 		return false;
 	}
-	read_mapping(
-		l, n, s.benign ? benign_keys : suppress_keys, ARRAY_SIZE(suppress_keys), &s, NULL);
+	memcpy(keys, suppress_keys, sizeof(keys));
+	keys[SUPPRESS_KEY_UP_TO].required = s.benign; /* what is for everybody hides nothing without end */
+	read_mapping(l, n, keys, ARRAY_SIZE(keys), &s, NULL);
 	/* What is missing: cut off by a syntax error. */
 	if (errors != l->errors || !s.type || !s.reason ||
 		list_append(l, (void **)&c->suppress, c->n_suppress, sizeof(s), &s, &l->suppress_at,

@@ -55,7 +55,7 @@ static bool matches_all(const struct config_rule *r)
 
 static bool read_rule(struct loader *l, const yaml_node_t *n, void *object)
 {
-	struct config *c = object;
+	struct config *c = l->config;
 	struct config_rule rule = {.watch = true};
 	struct place place = place_of(l, n);
 	unsigned errors = l->errors;
@@ -87,5 +87,5 @@ void read_targets(struct loader *l, const yaml_node_t *v, void *object, const vo
 	if (is_null(v))
 		return;
 	l->config->rules_given |= v->type == YAML_SEQUENCE_NODE;
-	read_list(l, v, "rules, each with `match` and `watch`", read_rule, l->config);
+	read_list(l, v, "rules, each with `match` and `watch`", read_rule, NULL);
 }

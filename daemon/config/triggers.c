@@ -165,8 +165,7 @@ static void read_when_into(struct loader *l, const yaml_node_t *v, struct config
 	if (errors == l->errors && !r.all.n_children)
 		error_node(l, v,
 			"no condition, it takes verdict, count_above, growth_above, share_above, "
-			"rss_above, "
-			"cgroup_memory_above or any");
+			"rss_above, cgroup_memory_above or any");
 	if (r.all.n_children == 1) {
 		*w = r.all.children[0];
 		free(r.all.children);
@@ -334,8 +333,7 @@ static bool read_trigger(struct loader *l, const yaml_node_t *n, void *object)
 	if (given[TRIGGER_KEY_PER_DAY].source && t.per_day > 1 &&
 		t.cooldown_ns / 1000000000 * (t.per_day - 1) >= 86400)
 		warning_at(l, &given[TRIGGER_KEY_PER_DAY],
-			"has no effect, `cooldown` does not let it fire more often than that "
-			"anyway");
+			"has no effect, `cooldown` does not let it fire more often than that anyway");
 	add_trigger(l, &t, &place);
 	return l->errors <= ERRORS_MAX;
 }

@@ -4,6 +4,7 @@ target is never worse off is proved in tests/safety."""
 import array
 import collections
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -341,6 +342,27 @@ say(id(CACHE)); hear(); say(2)
                 self.assertIn(cache, reached)
                 modules = {r.addr for r in snap.roots if r.kind == 1 and r.name == "__main__"}
                 self.assertTrue(modules & reached)
+
+    def test_neighbourhood_has_an_end(self):
+        """Holders farther away than it goes are missing, and it says how far that is."""
+        target = Target(self, self.CODE.replace("say(id(CACHE))", """
+class Deep: pass
+chain = [Deep()]
+for i in range(99): chain = [chain]
+say(id(CACHE))"""))
+        target.hear()
+        _, snap = self.snapshot(target.pid, memory_mib=6, types=["*.Deep"])
+        self.assertEqual(snap.meta["truncated"]["level"], "neighbourhood")
+        said = re.search("up to ([0-9]+) steps away$", snap.meta["truncated"]["reason"])
+        self.assertTrue(said, snap.meta["truncated"])
+        at, = [n.addr for n in snap.nodes if n.type == "__main__.Deep"]
+        held = {e.to: n.addr for n in snap.nodes if n.type == "list" for e in n.edges}
+        steps = 0
+        while at in held:
+            at, steps = held[at], steps + 1
+        self.assertEqual(steps, int(said[1]))
+        self.assertLess(steps, 100)
+        self.assertEqual(target.ask(), 2)
 
     def test_counts(self):
         for options in ({}, {"types": ["no.such.Type"]}):

@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: MIT
 """A thousand censuses under every build of CPython, each against the truth at its instant.
 
-    tests/matrix/census.py [--program FILE] [--roots DIR] [--only GLOB]... [--rounds N] [--keep DIR]
+    tests/matrix/census.py [--program FILE] [--roots DIR] [--only GLOB]... [--rounds N]
+        [--pause US] [--keep DIR]
 
 Runs tests/unit/test_census.c, which says what is compared, under the builds of the matrix, one after
 the other, and prints the table of docs/census.md. The limit: each truth lies in its interval, and 95 % of
@@ -64,7 +65,8 @@ def said_of(name, how, args):
     try:
         build = builds.find(name, how, builds.Roots(args.roots, print), folder)
         try:
-            env = dict(os.environ, CENSUS_PYTHON=build.launcher(folder), CENSUS_ROUNDS=str(args.rounds))
+            env = dict(os.environ, CENSUS_PYTHON=build.launcher(folder), CENSUS_ROUNDS=str(args.rounds),
+                       CENSUS_PAUSE_US=str(args.pause))
             done = subprocess.run([args.program], env=env, stdout=subprocess.PIPE,
                                   stderr=subprocess.STDOUT, text=True, check=False)
         finally:
@@ -86,6 +88,7 @@ def main():
     parser.add_argument("--roots", metavar="DIR", help="where Debian roots are kept")
     parser.add_argument("--only", action="append", metavar="GLOB", help="builds, by name")
     parser.add_argument("--rounds", type=int, default=84, help="censuses a scene, of twelve")
+    parser.add_argument("--pause", type=int, default=1000, metavar="US", help="budget.pause; the daemon's default")
     parser.add_argument("--keep", metavar="DIR")
     args = parser.parse_args()
     if args.keep:

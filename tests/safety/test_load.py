@@ -1,6 +1,5 @@
 # SPDX-License-Identifier: MIT
 """A threaded HTTP server at full load while it is captured: no request fails."""
-import collections
 import os
 import sys
 import unittest
@@ -80,14 +79,10 @@ class Server(Case):
         client = Target(self, CLIENT.replace("PORT", str(target.hear())))
         client.hear()
         client.ask()
-        tries, stops, refused = 0, [], collections.Counter()
+        tries, stops = 0, []
         for i in range(self.CAPTURES):
-            if i % (50 if LONG else 10):
+            if i % 10:
                 result = lib.capture(target.pid)
-                # a clean refusal hurts nobody either, and the report names it
-                if result.code == lib.REFUSED:
-                    refused[result.refusal] += 1
-                    continue
             else:
                 result, snap = self.snapshot(target.pid)
                 self.assertEqual([n.type for n in snap.nodes if n.name == "__main__.Handler"],
@@ -99,13 +94,11 @@ class Server(Case):
             self.assertEqual(children(target.pid), [])
         told = client.ask()
         self.assertEqual(told["failed"], [])
-        self.assertLessEqual(refused.total(), self.CAPTURES // 100, refused)
         self.assertGreater(told["requests"][1], 10 * self.CAPTURES)
         self.check_well(target)
         stops.sort()
-        print(f"{name}: {len(stops)} captures, {dict(refused)} refused, "
-              f"{sum(told['requests'])} requests, none failed; "
-              f"{tries / len(stops):.1f} tries, whole stop {stops[len(stops) // 2]:.2f} ms, "
+        print(f"{name}: {self.CAPTURES} captures, {sum(told['requests'])} requests, none failed; "
+              f"{tries / self.CAPTURES:.1f} tries, whole stop {stops[len(stops) // 2]:.2f} ms, "
               f"p99 {stops[int(.99 * (len(stops) - 1))]:.2f} ms; a request took alone -> beside "
               "captures " + ", ".join(f"{k} {v[0]:.2f} -> {v[1]:.2f} ms"
                                       for k, v in told["ms"].items()), flush=True)

@@ -5,7 +5,8 @@
  * always. So must it in what the conservation law makes of that interval (daemon/track/law.h), which
  * is what the daemon tells. Needs root.
  *
- * CENSUS_ROUNDS: censuses a build and kind of work; default 2. Interpreters as in test_probe.c.
+ * CENSUS_ROUNDS: censuses a build and kind of work; default 2. CENSUS_PAUSE_US: budget.pause; default 500,
+ * half of the daemon's: twice as many steps to go wrong in. Interpreters as in test_probe.c.
  */
 #include <stdarg.h>
 #include <stddef.h>
@@ -165,6 +166,7 @@ static char *pythons[32];
 static size_t n_pythons;
 static char folder[] = "/tmp/pyleak-census-XXXXXX", library[64];
 static unsigned rounds;
+static uint64_t pause_ns;
 
 static void on_census(struct probe_target *t, const struct census_result *r, void *userdata)
 {
@@ -397,7 +399,7 @@ static unsigned censuses(const char *python, const char *mode, struct sums *all)
 		const struct record *r;
 		double width;
 
-		assert_int_equal(probe_census_arm(x->t, 1000000), 0);
+		assert_int_equal(probe_census_arm(x->t, pause_ns), 0);
 		wait_census(x, i);
 		for (unsigned k = 0; k < CENSUS_REASONS; k++)
 			s.restarts[k] += x->result.restarts[k];
@@ -548,6 +550,7 @@ static int setup(void **state)
 	struct err err = {""};
 	int r;
 
+	pause_ns = getenv("CENSUS_PAUSE_US") ? strtoull(getenv("CENSUS_PAUSE_US"), NULL, 10) * 1000 : 500000;
 	rounds = getenv("CENSUS_ROUNDS") ? (unsigned)atoi(getenv("CENSUS_ROUNDS")) : 2;
 	find_pythons();
 	build_truth();
