@@ -58,6 +58,7 @@ lock_a, lock_b = os.open(file.name, os.O_RDWR), os.open(file.name, os.O_RDWR)
 lock_c, lock_d = os.open(file.name, os.O_RDWR), os.open(file.name, os.O_RDWR)
 file.close()
 semop = ctypes.byref(Sembuf(0, -1, 0))
+def until(end): return Timespec(int(end), int(end % 1 * 1e9))
 def waits():
     b = buf()
     return {
@@ -72,7 +73,7 @@ def waits():
         "msgrcv": lambda: libc.msgrcv(queue, buf(), 64, 0, 0),
         "futex": lambda: libc.syscall(202, ctypes.byref(word), 128, 0, t, None, 0),
         "futex bitset": lambda: libc.syscall(202, ctypes.byref(word), 137, 0,
-            ctypes.byref(Timespec(int(time.monotonic()), 999999999)), None, -1),
+            ctypes.byref(until(time.monotonic() + 0.04)), None, -1),
         "nanosleep": lambda: libc.nanosleep(t, None),
         "clock_nanosleep": lambda: -libc.clock_nanosleep(1, 0, t, None),
         "poll": lambda: libc.poll(None, 0, 40),
