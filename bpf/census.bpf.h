@@ -101,17 +101,41 @@ static __always_inline void census_begin(struct pyleak_target *t, struct progres
 	run_begin(t, p);
 }
 
-/* The objects of the young ring cannot be counted without walking it; but the collector counts
- * births less deaths since its last round, which is what a ring that grew huge has many of. */
-static __always_inline int young_fits(struct pyleak_target *t, const struct progress *p)
+/*
+ * The young ring has to end in the hit in which it begins, the closing one: births go there, and the
+ * next object of a type with a free list cannot be told from a cursor that died. In the other rings
+ * it can: from a node that went over to the young ring the walk arrives at the wrong head.
+ *
+ * How many objects are in it cannot be told without walking it; but the collector counts births less
+ * deaths since its last round, which is what a ring that grew huge has many of.
+ */
+static __always_inline __u64 young_ns(struct pyleak_target *t, const struct progress *p)
 {
-	__u64 now = bpf_ktime_get_ns();
 	__u32 count = 0;
 
 	if (read_user(&count, sizeof(count), t->young_count) || (__s32)count < 0)
 		count = 0;
-	return now < p->walk.close_ns &&
-	       count * (p->node_ns ? p->node_ns : NODE_NS) < p->walk.close_ns - now;
+	return count * (p->node_ns ? p->node_ns : NODE_NS);
+}
+
+/* A hit has come to the end of the old ring, or of the middle one (then it stands before the young
+ * one): whether it may go on, and as the closing hit, with all the time that this one has. */
+static __always_inline int go_on_young(struct pyleak_target *t, struct progress *p)
+{
+	struct walk *w = &p->walk;
+	__u64 now = bpf_ktime_get_ns(), ns = young_ns(t, p);
+
+	if (now + ns < w->close_ns) {
+		if (!w->may_close)
+			return 0;
+		w->deadline_ns = w->close_ns;
+		w->record = 0;
+	} else if (w->ring == RING_YOUNG) {
+		if (w->objects && ns < t->close_ns)
+			return 0; /* the next hit has more time */
+		p->young = 1;
+	}
+	return 1;
 }
 
 /* From where the walk stands until the time is used up. Returns 1 when the last ring has ended. */
@@ -126,6 +150,8 @@ __noinline int walk_on(__u32 slot)
 		return 0;
 	w = &p->walk;
 	for (int i = 0; i < RINGS + LOOPS; i++) {
+		if (!w->y.back && !p->young && w->ring == RING_YOUNG && !w->on && !go_on_young(t, p))
+			break;
 		walk_ring(slot);
 		if (w->restart || w->y.full || w->stopped)
 			break;
@@ -136,14 +162,8 @@ __noinline int walk_on(__u32 slot)
 			break;
 		}
 		if (!w->y.back && w->ring == RING_OLD) {
-			if (!p->young && young_fits(t, p)) {
-				if (!w->may_close)
-					break;
-				w->deadline_ns = w->close_ns;
-				w->record = 0;
-			} else {
-				p->young = 1;
-			}
+			if (!go_on_young(t, p))
+				break;
 			w->tail[0] = w->tail[1] = 0;
 		}
 		w->ring += w->y.back ? -1 : 1;
@@ -152,7 +172,7 @@ __noinline int walk_on(__u32 slot)
 			w->record = WINDOW;
 	}
 	tallies_drain(slot);
-	if (!w->y.back && !done && w->ring >= RING_MIDDLE)
+	if (!w->y.back && !done && w->ring == RING_YOUNG && w->on)
 		p->young = 1;
 	return done;
 }
@@ -294,9 +314,9 @@ __noinline int step_resume(__u32 slot, const struct order *o)
 	}
 	if (p->back)
 		return 0;
-	if (p->ring == RING_YOUNG) {
+	if (p->young) {
 		mark_tail(slot, t->head[RING_YOUNG]);
-	} else if (p->ring == RING_MIDDLE) {
+	} else if (p->ring >= RING_MIDDLE) {
 		p->tail[0] = p->tail[1] = 0;
 	} else if (p->run_steps == 1 || o->pending - p->tail_pending > TAIL / 2) {
 		mark_tail(slot, t->head[RING_OLD]);

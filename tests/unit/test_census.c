@@ -461,7 +461,7 @@ static unsigned censuses(const char *python, const char *mode, struct sums *all)
 	return wrong;
 }
 
-/* Of the other Pythons, where there is no time for all: tests/long/test_census.py has it. */
+/* Of the other Pythons, where there is no time for all: tests/matrix/census.py has it. */
 static bool in_short(const char *mode)
 {
 	static const char *const some[] = {"churn", "bulk", "young", "fork"};
