@@ -24,7 +24,7 @@
 
 /* What must not change while a walk is on its way. */
 struct order {
-	__u64 collections[3], pending, permanent[2];
+	__u64 collections[3], pending, permanent[2], oldest;
 };
 
 static __always_inline int read_order(struct pyleak_target *t, struct order *o)
@@ -46,7 +46,8 @@ static __always_inline int read_order(struct pyleak_target *t, struct order *o)
 		return -1;
 	if (t->head[0] && read_user(o->permanent, sizeof(o->permanent), t->head[0]))
 		return -1;
-	return 0;
+	return t->head[RING_OLD] ? (int)read_user(&o->oldest, sizeof(o->oldest), t->head[RING_OLD])
+				 : 0;
 }
 
 static __always_inline void keep_order(struct progress *p, const struct order *o)
@@ -56,14 +57,21 @@ static __always_inline void keep_order(struct progress *p, const struct order *o
 	p->pending = o->pending;
 	p->permanent[0] = o->permanent[0];
 	p->permanent[1] = o->permanent[1];
+	p->oldest = o->oldest;
 }
 
-/* 0, or 1 + enum pyleak_restart. */
+/*
+ * 0, or 1 + enum pyleak_restart. gc.freeze() and gc.unfreeze() between two steps leave the permanent
+ * ring as it was, but the young objects before the old ones: what stands first there shows it.
+ */
 static __always_inline int order_broken(const struct progress *p, const struct order *o)
 {
+	if (!p->ring && !p->on && !p->back)
+		return 0; /* nothing was walked */
 	if (o->collections[2] != p->collections[2])
 		return 1 + PYLEAK_RESTART_COLLECTION;
-	if (o->permanent[0] != p->permanent[0] || o->permanent[1] != p->permanent[1])
+	if (o->permanent[0] != p->permanent[0] || o->permanent[1] != p->permanent[1] ||
+		(p->ring >= RING_OLD && o->oldest != p->oldest))
 		return 1 + PYLEAK_RESTART_FREEZE;
 	/* The end of the old ring is as good as young: promotion appends there. */
 	if ((p->ring >= RING_MIDDLE || (p->back && p->ring == RING_OLD && !p->on)) &&
@@ -107,33 +115,41 @@ static __always_inline void census_begin(struct pyleak_target *t, struct progres
  * it can: from a node that went over to the young ring the walk arrives at the wrong head.
  *
  * How many objects are in it cannot be told without walking it; but the collector counts births less
- * deaths since its last round, which is what a ring that grew huge has many of.
+ * deaths since its last round, which is what a ring that grew huge has many of. In a program that
+ * frees as much as it makes there are more, so no hit goes on there that has used half of its time.
  */
-static __always_inline __u64 young_ns(struct pyleak_target *t, const struct progress *p)
+static __always_inline __u64 young_objects(struct pyleak_target *t)
 {
 	__u32 count = 0;
 
 	if (read_user(&count, sizeof(count), t->young_count) || (__s32)count < 0)
 		count = 0;
-	return count * (p->node_ns ? p->node_ns : NODE_NS);
+	return count;
 }
 
-/* A hit has come to the end of the old ring, or of the middle one (then it stands before the young
- * one): whether it may go on, and as the closing hit, with all the time that this one has. */
+/*
+ * A hit has come to the end of the old ring, or stands before the young one: whether it may go on. If
+ * what is left fits into the time that a closing hit has, it is that.
+ */
 static __always_inline int go_on_young(struct pyleak_target *t, struct progress *p)
 {
 	struct walk *w = &p->walk;
-	__u64 now = bpf_ktime_get_ns(), ns = young_ns(t, p);
+	__u64 now = bpf_ktime_get_ns(), objects = young_objects(t), ns;
+	int before_young = w->ring == RING_YOUNG;
 
+	if (!before_young)
+		objects += p->middle;
+	ns = objects * (p->node_ns ? p->node_ns : NODE_NS);
+	if (before_young && w->objects && t->pending && ns < t->close_ns &&
+		(now + ns >= w->close_ns || now > w->close_ns - t->close_ns / 2))
+		return 0; /* the next hit has all of it */
 	if (now + ns < w->close_ns) {
 		if (!w->may_close)
 			return 0;
 		w->deadline_ns = w->close_ns;
 		w->record = 0;
-	} else if (w->ring == RING_YOUNG) {
-		if (w->objects && ns < t->close_ns)
-			return 0; /* the next hit has more time */
-		p->young = 1;
+	} else {
+		w->deadline_ns = w->step_ns;
 	}
 	return 1;
 }
@@ -165,7 +181,10 @@ __noinline int walk_on(__u32 slot)
 			if (!go_on_young(t, p))
 				break;
 			w->tail[0] = w->tail[1] = 0;
+			p->middle_at = p->objects + w->objects;
 		}
+		if (!w->y.back && w->ring == RING_MIDDLE)
+			p->middle = p->objects + w->objects - p->middle_at;
 		w->ring += w->y.back ? -1 : 1;
 		w->on = w->n_window = 0;
 		if (w->record)
@@ -227,6 +246,7 @@ __noinline int step_walk(__u32 slot, __u64 start_ns)
 	struct progress *p = bpf_map_lookup_elem(&progresses, &slot);
 	__u64 from, type, now;
 	__u32 ring, on, done;
+	__u64 walk_ns = bpf_ktime_get_ns();
 	struct walk *w;
 
 	if (!t || !p)
@@ -245,7 +265,7 @@ __noinline int step_walk(__u32 slot, __u64 start_ns)
 		p->objects += w->objects;
 	now = bpf_ktime_get_ns();
 	if (w->objects >= 1024)
-		p->node_ns = (now - start_ns) / w->objects + 1;
+		p->node_ns = (now - walk_ns) / w->objects + 1;
 	if (done && !w->y.back) {
 		/* The closing hit. What it walked itself is exact; from where it began, back. */
 		t->epoch++;
@@ -356,7 +376,7 @@ __noinline int census_step(__u32 slot, __u64 type, __u64 dying)
 		slack_ns = t->budget_ns / 8;
 		if (slack_ns > 50000)
 			slack_ns = 50000;
-		w->deadline_ns = start_ns + t->budget_ns - slack_ns;
+		w->deadline_ns = w->step_ns = start_ns + t->budget_ns - slack_ns;
 		w->close_ns = start_ns + t->close_ns - slack_ns;
 		for (int i = 0; i < RINGS; i++)
 			w->heads[i] = t->head[i];

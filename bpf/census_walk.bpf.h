@@ -52,7 +52,8 @@ struct walk {
 	__u64 heads[RINGS];
 	__u64 tail[2];
 	__u64 objects;
-	__u64 deadline_ns, close_ns; /* of a step, and of one that closes the census */
+	__u64 deadline_ns; /* one of these: of a step, and of one that closes the census */
+	__u64 step_ns, close_ns;
 	__u32 restart;               /* 1 + enum pyleak_restart: cannot go on */
 	__u32 may_close;             /* this hit may be the closing one */
 	__u32 ring, ended;
@@ -69,9 +70,11 @@ struct progress {
 	__u64 filter[64];             /* of their addresses, so that a death costs one look */
 	__u64 tail[2]; /* nodes some way before the end of the ring, see mark_tail() */
 	__u64 tail_pending;
-	__u64 collections[3], pending, permanent[2];
+	__u64 collections[3], pending, permanent[2], oldest;
 	__u64 cost_ns, pause_ns, close_ns, start_ns, objects;
 	__u64 node_ns; /* what a node costs, of late */
+	__u64 middle;  /* objects in the middle ring, of late */
+	__u64 middle_at;
 	__u32 restarts[PYLEAK_N_RESTARTS];
 	__u32 restarted;        /* their sum */
 	__u32 steps, run_steps; /* of all tries, of this one */
@@ -80,7 +83,7 @@ struct progress {
 	__u32 ring;     /* as in head[] */
 	__u32 on;    /* in the midst of it: behind the newest cursor; else before its first node */
 	__u32 back;  /* the second pass */
-	__u32 young; /* the young rings are walked in steps as well */
+	__u32 young; /* the young ring is walked in steps as well */
 	__u32 flags;
 };
 

@@ -16,7 +16,7 @@ const char *census_reason(unsigned i)
 	static const char *const names[] = {
 		[PYLEAK_RESTART_COLLECTION] = "full collection",
 		[PYLEAK_RESTART_FREEZE] = "gc.freeze or unfreeze",
-		[PYLEAK_RESTART_YOUNG] = "collection while the young generations were walked",
+		[PYLEAK_RESTART_YOUNG] = "collection while the younger generations were walked",
 		[PYLEAK_RESTART_LOST] = "objects freed where a step ended",
 		[PYLEAK_RESTART_REUSED] = "memory used again where a step ended",
 		[PYLEAK_RESTART_PROMOTED] = "large promotion",

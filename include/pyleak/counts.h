@@ -112,7 +112,7 @@ enum pyleak_census_status {
 enum pyleak_restart {
 	PYLEAK_RESTART_COLLECTION, /* a full collection put the rings in another order */
 	PYLEAK_RESTART_FREEZE,     /* gc.freeze() or gc.unfreeze() moved everything */
-	PYLEAK_RESTART_YOUNG,      /* a collection while the young rings were walked in steps */
+	PYLEAK_RESTART_YOUNG,      /* a collection while the middle or the young ring was walked in steps */
 	PYLEAK_RESTART_LOST,       /* none of the nodes a step ended at is there any more */
 	PYLEAK_RESTART_REUSED,     /* where the step ended lives another object now */
 	PYLEAK_RESTART_PROMOTED,   /* or perhaps: too much was promoted to tell */
@@ -124,7 +124,7 @@ enum pyleak_restart {
 
 enum pyleak_census_flags {
 	PYLEAK_CENSUS_YOUNG =
-		1, /* young rings in steps: reused memory cannot be told apart there */
+		1, /* the young ring in steps: reused memory cannot be told apart there */
 };
 
 /*

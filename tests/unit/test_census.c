@@ -130,7 +130,8 @@ static const char script[] =
 	"                gc.enable(); gc.collect(1)\n"
 	"            else: extra = None\n"
 	"        if mode == 'freezing' and tick % 900 == 0:\n"
-	"            gc.freeze() if tick % 1800 else gc.unfreeze()\n"
+	"            if tick // 900 % 3 != 1: gc.freeze()\n"
+	"            if tick // 900 % 3 != 0: gc.unfreeze()\n" /* or both between two steps */
 	"        if mode == 'young' and now - collected > 0.005: collected = now; gc.collect(1)\n"
 	"        if mode == 'full' and now - collected > 0.2: collected = now; gc.collect()\n"
 	"        if mode == 'nogc' and len(heap) > 3 * n: del heap[2 * n:]\n"
