@@ -18,6 +18,7 @@
 #include "daemon/util/units.h"
 
 #define REAP_LONGEST_NS ((uint64_t)2 * 1000000000)
+#define REAP_LEAST_NS   ((uint64_t)200 * 1000000)
 #define REAP_STOP_NS    ((uint64_t)5 * 1000000)
 #define CLONE_GRACE_NS  ((uint64_t)200 * 1000000)
 #define LEFTOVERS_MAX   8
@@ -28,21 +29,52 @@ static void *number(uint64_t v)
 	return (void *)(uintptr_t)v;
 }
 
-static unsigned long options(const struct job *j, unsigned long more)
+/* All of it, or the first n - 1 bytes: some files of /proc come a page at a time. */
+static bool read_file(const char *path, char *buf, size_t n)
 {
-	return PTRACE_O_TRACESYSGOOD | (j->facts.seccomp ? PTRACE_O_SUSPEND_SECCOMP : 0) | more;
+	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
+	size_t at = 0;
+
+	for (ssize_t got = 1; fd >= 0 && got > 0 && at < n - 1; at += got > 0 ? (size_t)got : 0)
+		got = read(fd, buf + at, n - 1 - at);
+	buf[at] = '\0';
+	return at > 0;
 }
 
-static int set_options(const struct job *j, struct thread *t, unsigned long more, struct err *err)
+/* A thread's own mode; there may be a filter on some threads only. -1: it cannot be told. */
+static int seccomp_mode(pid_t pid, pid_t tid)
 {
-	if (ptrace(PTRACE_SETOPTIONS, t->tid, NULL, number(options(j, more))) == 0)
+	char path[64], buf[4096];
+	const char *at;
+
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/status", (int)pid, (int)tid);
+	if (!read_file(path, buf, sizeof(buf)) || !(at = strstr(buf, "\nSeccomp:")))
+		return -1;
+	return (int)strtol(at + strlen("\nSeccomp:"), NULL, 10);
+}
+
+static bool option_set(pid_t tid, unsigned long options)
+{
+	return ptrace(PTRACE_SETOPTIONS, tid, NULL, number(PTRACE_O_TRACESYSGOOD | options)) == 0;
+}
+
+/* With its filter lifted, whether it has one or not: that is one call, and to ask is several. */
+static int set_options(struct job *j, struct thread *t, unsigned long more, struct err *err)
+{
+	int e;
+
+	j->seccomp_lifted = option_set(t->tid, PTRACE_O_SUSPEND_SECCOMP | more);
+	if (j->seccomp_lifted)
 		return 0;
-	if (j->facts.seccomp && (errno == EPERM || errno == EINVAL || errno == EACCES))
-		return err_set(err, -EPERM,
-			"pid %d is under a seccomp filter, which may only be lifted with "
+	e = errno;
+	if (e != ESRCH && seccomp_mode(j->pid, t->tid) != 0)
+		return job_refuse(j, CAPTURE_BY_SECCOMP, err, -EPERM,
+			"pid %d: its thread %d is under a seccomp filter, which may only be lifted with "
 			"CAP_SYS_ADMIN, by a helper that is under no filter itself, on a kernel "
 			"with CONFIG_CHECKPOINT_RESTORE",
-			(int)j->pid);
+			(int)j->pid, (int)t->tid);
+	if (option_set(t->tid, more))
+		return 0;
 	return err_set(
 		err, -errno, "pid %d: cannot set ptrace options: %s", (int)j->pid, strerror(errno));
 }
@@ -55,6 +87,7 @@ static void own_child(struct job *j)
 	char path[64];
 	int status, fd, policy;
 
+	j->child_fd = (int)syscall(SYS_pidfd_open, j->child, 0);
 	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)j->child);
 	fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd >= 0) {
@@ -63,40 +96,14 @@ static void own_child(struct job *j)
 	}
 	if (stop_wait(j->wake, j->child, job_time_left(j, UINT64_MAX), &status) < 0)
 		return;
-	(void)ptrace(PTRACE_SETOPTIONS, j->child, NULL, number(options(j, PTRACE_O_EXITKILL)));
+	(void)option_set(j->child,
+		PTRACE_O_EXITKILL | (j->seccomp_lifted ? PTRACE_O_SUSPEND_SECCOMP : 0));
 	policy = sched_getscheduler(j->child);
 	if (policy == SCHED_FIFO || policy == SCHED_RR) {
 		struct sched_param none = {0};
 
 		(void)sched_setscheduler(j->child, SCHED_OTHER, &none);
 	}
-}
-
-/*
- * The clone event is missing. Either the fork is very slow, then the event is what comes next; or the
- * kernel refused it, and the thread went back by its own frame and has been running since.
- * 1: it is back by itself and stopped again; 0: at the event; or an error.
- */
-static int find_out(struct loan *l, int *ret_status, struct err *err)
-{
-	struct thread *t = l->thread;
-	int r;
-
-	if (ptrace(PTRACE_INTERRUPT, t->tid, NULL, NULL) < 0)
-		return err_set(err, -ESRCH, "pid %d ended while it was captured", (int)l->job->pid);
-	r = stop_wait(l->job->wake, t->tid, job_time_left(l->job, UINT64_MAX), ret_status);
-	if (r < 0)
-		return err_set(err, r, "pid %d: thread %d did not come back in time",
-			(int)l->job->pid, (int)t->tid);
-	if (STOP_EVENT(*ret_status) == PTRACE_EVENT_CLONE ||
-		STOP_EVENT(*ret_status) == PTRACE_EVENT_FORK)
-		return 0;
-	(void)loan_in_signal_code(l, *ret_status);
-	l->armed = false;
-	t->have_regs = false;
-	if (stop_regs(t) == 0 && stop_fix_eintr(&t->regs))
-		(void)ptrace(PTRACE_SETREGS, t->tid, NULL, &t->regs);
-	return 1;
 }
 
 static int refused(const struct job *j, int e, struct err *err)
@@ -107,39 +114,101 @@ static int refused(const struct job *j, int e, struct err *err)
 		(int)j->pid, e ? ": " : "", e ? strerror(e) : "");
 }
 
-/* Armed for clone(): runs it, and gives the thread its own state back. */
-static int run_clone(struct loan *l, struct job *j, struct stop *s, struct err *err)
+/* Somebody the program itself has just made: it inherits the tracing, and stops before it begins. */
+static void let_newborn_go(const struct job *j, pid_t tid)
+{
+	int status;
+
+	if (stop_wait(j->wake, tid, job_time_left(j, UINT64_MAX), &status) == 0)
+		(void)ptrace(PTRACE_DETACH, tid, NULL, NULL);
+}
+
+/* It went back by its own frame, and is stopped wherever it has come to since. */
+static void is_back(struct loan *l)
 {
 	struct thread *t = l->thread;
-	unsigned long msg = 0;
-	int64_t value = 0;
-	int status = 0, r;
 
-	/* No entry stop, no exit stop: each would be one more wait for a processor. */
-	r = loan_run(l, PTRACE_CONT, 4 * j->predicted_ns + CLONE_GRACE_NS, &status, err);
-	if (r == -ETIMEDOUT) {
-		r = find_out(l, &status, err);
-		if (r > 0)
-			return refused(j, 0, err);
-	}
+	l->armed = false;
+	t->have_regs = false;
+	if (stop_regs(t) == 0 && stop_fix_eintr(&t->regs))
+		(void)ptrace(PTRACE_SETREGS, t->tid, NULL, &t->regs);
+}
+
+/*
+ * Runs the armed clone() to the first stop that tells something. It has all that a fork may take; then
+ * nobody else waits for it any more, *ret_late, and it is asked to stop.
+ */
+static int run_to_stop(struct loan *l, struct job *j, struct stop *s, int how, int *ret_status,
+	bool *ret_late, struct err *err)
+{
+	int r = loan_run(l, how, 4 * j->predicted_ns + CLONE_GRACE_NS, ret_status, err);
+
+	if (r != -ETIMEDOUT)
+		return r;
+	*ret_late = true;
+	stop_let_go(s, 0);
+	if (ptrace(PTRACE_INTERRUPT, l->thread->tid, NULL, NULL) < 0)
+		return err_set(err, -ESRCH, "pid %d ended while it was captured", (int)j->pid);
+	r = stop_wait(j->wake, l->thread->tid, job_time_left(j, UINT64_MAX), ret_status);
+	return r < 0 ? err_set(err, r, "pid %d: thread %d did not come back in time", (int)j->pid,
+			       (int)l->thread->tid)
+		     : 0;
+}
+
+/*
+ * Armed for clone(): runs it, and gives the thread its own state back.
+ *
+ * No entry stop and no exit stop the first time: each would be one more wait for a processor. So a clone()
+ * that the kernel refuses is not seen; the thread goes back by its frame and runs on, until something
+ * stops it: a signal, our request, or a clone() of its own, which is not to be taken for ours. Another
+ * try therefore does stop there.
+ */
+static int run_clone(struct loan *l, struct job *j, struct stop *s, struct err *err)
+{
+	int how = j->clone_refused ? PTRACE_SYSCALL : PTRACE_CONT, status = 0, r;
+	struct thread *t = l->thread;
+	unsigned long msg = 0;
+	bool late = false, in_signal, out;
+	int64_t value = 0;
+
+	r = run_to_stop(l, j, s, how, &status, &late, err);
+	if (r == 0 && STOP_IS_SYSCALL(status) && how == PTRACE_SYSCALL)
+		r = run_to_stop(l, j, s, how, &status, &late, err);
 	if (r < 0)
 		return r;
-	if (loan_in_signal_code(l, status)) {
-		/* a stop signal came between: clone() was not made */
-		r = loan_restore(l, err);
+	if (STOP_EVENT(status) == PTRACE_EVENT_CLONE &&
+		ptrace(PTRACE_GETEVENTMSG, t->tid, NULL, &msg) < 0)
+		msg = 0;
+	in_signal = loan_in_signal_code(l, status);
+	out = loan_is_out(l);
+	if (!out || in_signal) {
+		/* Not made: refused, or a stop came first. */
+		j->clone_refused = true;
+		if (!out)
+			is_back(l);
+		if (msg)
+			let_newborn_go(j, (pid_t)msg);
+		r = out ? loan_restore(l, err) : 0;
 		return r < 0 ? r : refused(j, 0, err);
 	}
-	if (ptrace(PTRACE_GETEVENTMSG, t->tid, NULL, &msg) == 0)
-		j->child = (pid_t)msg;
+	j->child = (pid_t)msg;
 	job_die_at(j, STEP_FORK_CLONED);
 	/* the copy exists: nobody else has to wait for us */
 	stop_let_go(s, 0);
 	r = loan_rest(l, &value, err);
 	if (r == 0)
 		r = loan_restore(l, err);
-	if (r == 0 && (value <= 0 || j->child <= 0))
+	if (r == 0 && (value <= 0 || j->child <= 0)) {
+		j->clone_refused = true;
 		return refused(j, value < 0 ? (int)-value : 0, err);
+	}
 	j->child_inside = (pid_t)value;
+	if (r == 0 && late)
+		/* whoever was let go meanwhile may have been caught in the middle of a change */
+		return err_set(err, -EAGAIN,
+			"pid %d: its copy took much longer than the predicted %.1f ms and was not "
+			"used: try again when this host has less to do",
+			(int)j->pid, (double)j->predicted_ns / 1e6);
 	return r;
 }
 
@@ -185,15 +254,6 @@ int fork_target(struct job *j, struct stop *s, struct thread *t, struct err *err
 
 /* ---- reaping ---- */
 
-static bool read_file(const char *path, char *buf, size_t n)
-{
-	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
-	ssize_t got = fd >= 0 ? read(fd, buf, n - 1) : -1;
-
-	buf[got > 0 ? got : 0] = '\0';
-	return got > 0;
-}
-
 static pid_t pid_inside(pid_t pid)
 {
 	char path[64], buf[4096], *p, *end;
@@ -238,8 +298,10 @@ static bool is_leftover(const struct job *j, pid_t pid)
 		return false;
 	if (exit_code == LOAN_EXIT_STATUS << 8)
 		return true;
+	/* killed by us, or for exit() by a seccomp filter that knows exit_group() only */
 	snprintf(path, sizeof(path), "/proc/%d/oom_score_adj", (int)pid);
-	return exit_code == SIGKILL && read_file(path, buf, sizeof(buf)) && atoi(buf) == 1000;
+	return (exit_code == SIGKILL || (exit_code & 0x7f) == SIGSYS) &&
+	       read_file(path, buf, sizeof(buf)) && atoi(buf) == 1000;
 }
 
 static size_t find_leftovers(const struct job *j, pid_t *v, size_t max)
@@ -276,6 +338,7 @@ static size_t find_leftovers(const struct job *j, pid_t *v, size_t max)
 /* One stop, one wait4() for each. Number of those reaped, or a negative errno. */
 static int reap_in(struct job *j, struct stop *s, pid_t tid, const pid_t *inside, size_t n)
 {
+	struct pollfd alive = {.fd = j->target_fd, .events = POLLIN};
 	struct thread *t, borrowed;
 	struct loan l = {0};
 	int reaped = 0, r;
@@ -283,6 +346,8 @@ static int reap_in(struct job *j, struct stop *s, pid_t tid, const pid_t *inside
 	r = stop_thread(s, tid, REAP_STOP_NS, &t);
 	if (r < 0)
 		return r;
+	if (poll(&alive, 1, 0) != 0)
+		return -ESRCH; /* another process has its number */
 	if (s->job_control)
 		return -EBUSY;
 	r = loan_check(j, t);
@@ -328,7 +393,8 @@ static int reap_in(struct job *j, struct stop *s, pid_t tid, const pid_t *inside
 static int reap(struct job *j, const pid_t *inside, size_t n)
 {
 	struct stop s = {.pid = j->pid, .wake = j->wake};
-	uint64_t until = now_monotonic_ns() + job_time_left(j, REAP_LONGEST_NS);
+	/* a little beyond the deadline, if need be: that it is over is why the copy had to go */
+	uint64_t until = now_monotonic_ns() + MAX(job_time_left(j, REAP_LONGEST_NS), REAP_LEAST_NS);
 	int r = -EAGAIN;
 
 	while (now_monotonic_ns() < until) {
@@ -337,7 +403,7 @@ static int reap(struct job *j, const pid_t *inside, size_t n)
 		bool main_first = true;
 		DIR *d;
 
-		if (loan_refresh(j, false) < 0)
+		if (!loan_places_hold(j) || loan_refresh(j, false) < 0)
 			break;
 		snprintf(path, sizeof(path), "/proc/%d/task", (int)j->pid);
 		d = opendir(path);
@@ -378,7 +444,12 @@ int fork_reap(struct job *j)
 	int status = 0, r;
 
 	if (j->child > 0) {
-		kill(j->child, SIGKILL);
+		if (j->child_fd >= 0)
+			(void)syscall(SYS_pidfd_send_signal, j->child_fd, SIGKILL, NULL, 0);
+		else
+			kill(j->child, SIGKILL);
+		closep(&j->child_fd);
+		j->child_fd = -1;
 		while (waitpid(j->child, &status, __WALL) == j->child)
 			if (!WIFSTOPPED(status))
 				break;

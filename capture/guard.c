@@ -101,10 +101,10 @@ static void *watch(void *arg)
 		g->err = err;
 		atomic_store(&g->fired, r);
 		job_end_soon(g->job);
-		(void)syscall(SYS_pidfd_send_signal, g->child_fd, SIGKILL, NULL, 0);
+		(void)syscall(SYS_pidfd_send_signal, g->job->child_fd, SIGKILL, NULL, 0);
 		/* What it had is given back here and now, whenever it gets a processor to die on: else
 		 * the kernel may look for another victim before (Linux 5.15). */
-		(void)syscall(SYS_process_mrelease, g->child_fd, 0);
+		(void)syscall(SYS_process_mrelease, g->job->child_fd, 0);
 		return NULL;
 	}
 }
@@ -121,8 +121,7 @@ int guard_start(struct guard *g, const struct job *j, const struct memory_groups
 	for (int i = 0; i < 2; i++)
 		g->stalled_us[i] = pressure[i].full_us;
 	g->stop = eventfd(0, EFD_CLOEXEC);
-	g->child_fd = (int)syscall(SYS_pidfd_open, j->child, 0);
-	r = g->stop < 0 || g->child_fd < 0 ? -errno : 0;
+	r = g->stop < 0 ? -errno : j->child_fd < 0 ? -EMFILE : 0;
 	if (r == 0) {
 		/* signals are the main thread's */
 		sigfillset(&all);
@@ -137,7 +136,7 @@ int guard_start(struct guard *g, const struct job *j, const struct memory_groups
 
 int guard_check(struct guard *g, int wait_ms, struct err *err)
 {
-	struct pollfd gone = {.fd = g->child_fd, .events = POLLIN};
+	struct pollfd gone = {.fd = g->job->child_fd, .events = POLLIN};
 	bool dead = poll(&gone, 1, wait_ms) > 0; /* looked at first: who fires says so before it kills */
 	int r = atomic_load(&g->fired);
 
@@ -156,6 +155,5 @@ void guard_stop(struct guard *g)
 		pthread_join(g->thread, NULL);
 	}
 	closep(&g->stop);
-	closep(&g->child_fd);
-	*g = (struct guard){.stop = -1, .child_fd = -1};
+	*g = (struct guard){.stop = -1};
 }

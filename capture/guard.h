@@ -24,7 +24,6 @@ struct guard {
 	pthread_t thread;
 	bool started;
 	int stop;     /* eventfd: end of the watch */
-	int child_fd; /* pidfd of the copy */
 	unsigned looks;
 	uint64_t stalled_us[2]; /* for memory when the copy was made: group, host */
 	atomic_int fired; /* negative errno: why the copy was killed */

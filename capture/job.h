@@ -49,7 +49,6 @@ struct loan_places;
 
 struct target_facts {
 	int threads;
-	bool seccomp;      /* lift its filter for our one system call */
 	bool other_pid_ns; /* its numbers of threads are not ours */
 	uint64_t rss_anon_bytes;
 	uint64_t page_table_bytes;
@@ -83,6 +82,7 @@ struct job {
 	struct loan_places *places; /* loan.h */
 	pid_t pid;                  /* target */
 	pid_t child;                /* frozen copy, 0: none */
+	int child_fd;               /* pidfd of that */
 	pid_t lender;               /* the thread that made it */
 	pid_t child_inside;         /* as the target's pid namespace numbers it */
 
@@ -92,6 +92,8 @@ struct job {
 	uint64_t gate_stops_ns; /* stops that led to nothing, summed */
 	unsigned tries;
 	uint32_t skipped;
+	bool clone_refused;           /* by the kernel, so that the next try looks closer */
+	bool seccomp_lifted;          /* the lender's filter, if any, for our one system call */
 	enum capture_refusal refusal; /* not set: told by the errno */
 	enum level level;
 	char truncated_why[256];

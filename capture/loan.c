@@ -1,13 +1,16 @@
 /* SPDX-License-Identifier: MIT */
 #include "capture/loan.h"
 
+#include <cpuid.h>
 #include <elf.h>
+#include <fcntl.h>
 #include <signal.h>
 #include <string.h>
 #include <sys/ptrace.h>
 #include <linux/ptrace.h> /* after sys/ptrace.h: they share names */
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "daemon/python/mem.h"
 #include "daemon/util/units.h"
@@ -29,7 +32,10 @@
 #define FP_XSTATE_MAGIC2   0x46505845U
 #define XSTATE_SW_RESERVED 464 /* of the FXSAVE area: software reserved bytes */
 #define XSTATE_XFEATURES   464 /* NT_X86_XSTATE: the features of this task (XCR0) */
+#define XSTATE_BV          512 /* the features whose state is there */
 #define XSTATE_MIN         576 /* legacy area and header */
+#define XFEATURE_TILES_BIT 18
+#define XFEATURE_TILES     (UINT64_C(1) << XFEATURE_TILES_BIT)
 /* arch/x86/include/uapi/asm/ucontext.h */
 #define UC_FP_XSTATE         1
 #define UC_SIGCONTEXT_SS     2
@@ -68,6 +74,9 @@ static void *number(uint64_t v)
 
 /* ---- places ---- */
 
+static const uint8_t syscall_insn[] = {0x0f, 0x05, 0xc3};
+static const uint8_t sigreturn_insn[] = {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05};
+
 static uint64_t find_bytes(pid_t pid, const struct proc_map *m, const uint8_t *what, size_t n)
 {
 	size_t size = MIN(m->end - m->start, (uint64_t)CODE_MAX);
@@ -93,11 +102,15 @@ static const char *base_name(const char *path)
 
 int loan_find_places(const struct job *j, struct loan_places *ret, struct err *err)
 {
-	static const uint8_t syscall_ret[] = {0x0f, 0x05, 0xc3};
-	static const uint8_t sigreturn[] = {0x48, 0xc7, 0xc0, 0x0f, 0, 0, 0, 0x0f, 0x05};
+	char path[64];
 	int r;
 
-	memset(ret, 0, sizeof(*ret));
+	*ret = LOAN_PLACES_NONE;
+	snprintf(path, sizeof(path), "/proc/%d/mem", (int)j->pid);
+	ret->mem = open(path, O_RDONLY | O_CLOEXEC);
+	if (ret->mem < 0)
+		return err_set(err, -errno, "pid %d: cannot read its memory: %s", (int)j->pid,
+			strerror(errno));
 	r = proc_maps_read(j->pid, &ret->maps, err);
 	if (r < 0)
 		return r;
@@ -118,10 +131,10 @@ int loan_find_places(const struct job *j, struct loan_places *ret, struct err *e
 				continue;
 			if (!ret->syscall_ret)
 				ret->syscall_ret =
-					find_bytes(j->pid, m, syscall_ret, sizeof(syscall_ret));
+					find_bytes(j->pid, m, syscall_insn, sizeof(syscall_insn));
 			if (!ret->sigreturn)
 				ret->sigreturn =
-					find_bytes(j->pid, m, sigreturn, sizeof(sigreturn));
+					find_bytes(j->pid, m, sigreturn_insn, sizeof(sigreturn_insn));
 		}
 	if (!ret->syscall_ret || !ret->sigreturn)
 		return err_set(err, -EOPNOTSUPP,
@@ -132,8 +145,25 @@ int loan_find_places(const struct job *j, struct loan_places *ret, struct err *e
 
 void loan_places_release(struct loan_places *p)
 {
-	if (p)
-		proc_maps_release(&p->maps);
+	if (!p)
+		return;
+	proc_maps_release(&p->maps);
+	closep(&p->mem);
+}
+
+static bool holds(int mem, uint64_t at, const uint8_t *what, size_t n)
+{
+	uint8_t buf[sizeof(sigreturn_insn)];
+
+	return pread(mem, buf, n, (off_t)at) == (ssize_t)n && memcmp(buf, what, n) == 0;
+}
+
+bool loan_places_hold(const struct job *j)
+{
+	const struct loan_places *p = j->places;
+
+	return holds(p->mem, p->syscall_ret, syscall_insn, sizeof(syscall_insn)) &&
+	       holds(p->mem, p->sigreturn, sigreturn_insn, sizeof(sigreturn_insn));
 }
 
 int loan_refresh(struct job *j, bool force)
@@ -243,18 +273,41 @@ static void fill_frame(struct frame *f, const struct user_regs_struct *r, uint64
 	f->ss = (uint16_t)r->ss;
 }
 
+/*
+ * What a signal frame may hold of the state in x (n bytes). Where the processor has AMX the regset has room
+ * for its tiles; the frame of a thread that never asked for them (arch_prctl(ARCH_REQ_XCOMP_PERM)) has
+ * not, and one that has makes the kernel restore no more than the legacy area (fpu/signal.c,
+ * check_xstate_in_sigframe()). Without tiles in use their area, which is the last, is left out.
+ */
+static size_t frame_state(uint8_t *x, size_t n)
+{
+	unsigned eax, ebx = 0, ecx, edx;
+	uint64_t in_use;
+
+	memcpy(&in_use, x + XSTATE_BV, 8);
+	if (n <= XSTATE_MIN || in_use & XFEATURE_TILES ||
+		!__get_cpuid_count(0xd, XFEATURE_TILES_BIT, &eax, &ebx, &ecx, &edx) || eax == 0)
+		return n;
+	return ebx >= XSTATE_MIN && ebx < n ? ebx : n;
+}
+
 int loan_begin(struct loan *l, const struct job *j, struct thread *t, bool reap, struct err *err)
 {
 	_Alignas(64) static uint8_t x[XSTATE_MAX + 64];
+	static uint8_t stack[STACK_NEEDED];
 	struct iovec v = {.iov_base = x, .iov_len = XSTATE_MAX};
 	struct user_regs_struct regs;
 	uint64_t top, fp;
 	struct frame f;
 	struct sw_bytes sw;
 	const uint32_t magic2 = FP_XSTATE_MAGIC2;
+	size_t n;
 	int r;
 
 	*l = (struct loan){.job = j, .thread = t, .reap = reap};
+	if (!loan_places_hold(j))
+		return err_set(err, -ESRCH, "pid %d started another program before it was captured",
+			(int)j->pid);
 	r = stop_regs(t);
 	if (r == 0 && ptrace(PTRACE_GETSIGMASK, t->tid, number(8), &l->mask) < 0)
 		r = -errno;
@@ -268,13 +321,19 @@ int loan_begin(struct loan *l, const struct job *j, struct thread *t, bool reap,
 			"pid %d: %zu bytes of processor state are more than captures know to save",
 			(int)j->pid, v.iov_len);
 
-	/* In memory the state is as the kernel writes it into a signal frame: size and features
-	 * in the software bytes, a second magic number behind it. */
+	/* In memory the state is as the kernel writes it into a signal frame: size and features in the
+	 * software bytes, a second magic number behind it; where exactly it is looked for depends on
+	 * the kernel. */
+	n = frame_state(x, v.iov_len);
 	memset(&sw, 0, sizeof(sw));
 	sw.magic1 = FP_XSTATE_MAGIC1;
 	sw.extended_size = (uint32_t)v.iov_len + sizeof(magic2);
 	memcpy(&sw.xfeatures, x + XSTATE_XFEATURES, 8);
-	sw.xstate_size = (uint32_t)v.iov_len;
+	sw.xstate_size = (uint32_t)n;
+	if (n < v.iov_len) {
+		sw.xfeatures &= ~XFEATURE_TILES;
+		memcpy(x + n, &magic2, sizeof(magic2));
+	}
 	memcpy(x + XSTATE_SW_RESERVED, &sw, sizeof(sw));
 	memcpy(x + v.iov_len, &magic2, sizeof(magic2));
 
@@ -286,6 +345,12 @@ int loan_begin(struct loan *l, const struct job *j, struct thread *t, bool reap,
 	if (t->regs.rsp - l->sp_exit > STACK_NEEDED)
 		return err_set(err, -EOPNOTSUPP, "pid %d: its processor state needs too much stack",
 			(int)j->pid);
+
+	/* All of it is there and this stack's: there is no guard page in between that has no mapping of its
+	 * own (MADV_GUARD_INSTALL, glibc 2.42), behind which another thread's stack begins. */
+	if (mem_read(j->pid, t->regs.rsp - STACK_NEEDED, stack, sizeof(stack)) < 0)
+		return err_set(err, -EAGAIN, "pid %d: thread %d has too little stack left",
+			(int)j->pid, (int)t->tid);
 
 	/* By itself the thread makes an interrupted system call again, as after a signal without
 	 * a handler. */
@@ -405,6 +470,29 @@ bool loan_in_signal_code(struct loan *l, int status)
 		return true;
 	}
 	return false;
+}
+
+bool loan_is_out(struct loan *l)
+{
+	const struct loan_places *p = l->job->places;
+	struct user_regs_struct regs;
+
+	if (!l->armed || ptrace(PTRACE_GETREGS, l->thread->tid, NULL, &regs) < 0 ||
+		(regs.rsp != l->sp_back && regs.rsp != l->sp_back + 8) ||
+		(regs.rip - p->syscall_ret >= sizeof(syscall_insn) &&
+			regs.rip - p->sigreturn > sizeof(sigreturn_insn)))
+		return false;
+	/* What it did wrong while it was ours is not the program's: every signal is blocked. */
+	switch (l->signal) {
+	case SIGSEGV:
+	case SIGBUS:
+	case SIGILL:
+	case SIGFPE:
+	case SIGTRAP:
+	case SIGSYS:
+		l->signal = 0;
+	}
+	return true;
 }
 
 int loan_rest(struct loan *l, int64_t *ret_value, struct err *err)

@@ -23,14 +23,21 @@ struct loan_places {
 	uint64_t sigreturn;    /* mov $15, %rax; syscall */
 	struct proc_maps maps; /* of the target, where its stacks are */
 	uint64_t maps_at_ns;
+	int mem; /* /proc/PID/mem: of that program image, whatever the process executes later */
 };
 
 /* Exit status of a copy that ended by its own frame; tells our zombies from the target's. */
 #define LOAN_EXIT_STATUS 107
 
+#define LOAN_PLACES_NONE ((struct loan_places){.mem = -1})
+
 /* Finds the places. -EOPNOTSUPP: no glibc, or not of that shape. */
 int loan_find_places(const struct job *j, struct loan_places *ret, struct err *err);
 void loan_places_release(struct loan_places *p);
+
+/* Whether they still are what was found: not after an exec, when other code, or none, stands at these
+ * addresses. It stays so as long as a thread of the process is stopped: an exec would have killed it. */
+bool loan_places_hold(const struct job *j);
 
 /* Reads the mappings again if they are older than a quarter of a second or `force`. Between
  * tries, not during a stop. */
@@ -50,7 +57,8 @@ struct loan {
 	int signal;                /* was about to be delivered: give it back when detaching */
 };
 
-/* Writes the frames; nothing of the thread has changed after this. */
+/* Writes the frames; nothing of the thread has changed after this. -ESRCH: the process executes
+ * another program by now. */
 int loan_begin(struct loan *l, const struct job *j, struct thread *t, bool reap, struct err *err);
 
 /* With the thread in a stop inside of the kernel's signal code: sets the registers for the call,
@@ -64,6 +72,10 @@ int loan_run(struct loan *l, int how, uint64_t timeout_ns, int *ret_status, stru
 /* From a stop before or inside of the call to a stop inside of the kernel's signal code behind it.
  * *ret_value: what the call answered. */
 int loan_rest(struct loan *l, int64_t *ret_value, struct err *err);
+
+/* Whether a stopped thread is on loan still: armed, in the call, or on its way back from it. If it is
+ * not it went back by its frame, its registers are its own, and nothing must be put back. */
+bool loan_is_out(struct loan *l);
 
 /* From there: mask back, then registers. The thread stays stopped. */
 int loan_restore(struct loan *l, struct err *err);

@@ -406,7 +406,7 @@ static int read_copy(
 static int use_copy(struct job *j, const struct memory_groups *memory, struct graph *g, struct strings *s,
 	struct err *err)
 {
-	struct guard guard = {.stop = -1, .child_fd = -1};
+	struct guard guard = {.stop = -1};
 	int r, killed;
 
 	r = guard_start(&guard, j, memory, err);
@@ -447,8 +447,9 @@ static int capture(struct job *j, struct graph *g, struct err *err)
 		job_end_soon(j);
 	left = fork_reap(j);
 	job_hurry(HURRY_COPY);
-	(void)huge_restore(j->pid, j->target_fd, &huge,
-		now_monotonic_ns() + job_time_left(j, HUGE_LONGEST_NS));
+	if (loan_places_hold(j)) /* it is the same program still */
+		(void)huge_restore(j->pid, j->target_fd, &huge,
+			now_monotonic_ns() + job_time_left(j, HUGE_LONGEST_NS));
 	if (left > 0)
 		job_progress(j,
 			"%d ended cop%s of pid %d could not be reaped now; the next capture does",
@@ -497,8 +498,8 @@ static int usage(const char *arg)
 
 int main(int argc, char **argv)
 {
-	struct job j = {.sock = SOCKET_FD, .out = -1, .wake = -1, .target_fd = -1, .lock = -1};
-	struct loan_places places = {0};
+	struct job j = {.sock = SOCKET_FD, .out = -1, .wake = -1, .target_fd = -1, .child_fd = -1, .lock = -1};
+	struct loan_places places = LOAN_PLACES_NONE;
 	struct graph g = {0};
 	struct err err = {""};
 	int r;

@@ -149,7 +149,6 @@ static int check_seccomp(struct job *j, struct err *err)
 			"lift that is under none itself: run pyleak-capture without "
 			"SystemCallFilter= or container filter",
 			(int)j->pid);
-	j->facts.seccomp = true;
 	return 0;
 }
 
