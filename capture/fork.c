@@ -21,6 +21,7 @@
 #define REAP_LEAST_NS   ((uint64_t)200 * 1000000)
 #define REAP_STOP_NS    ((uint64_t)5 * 1000000)
 #define CLONE_GRACE_NS  ((uint64_t)200 * 1000000)
+#define CLONE_LOOK_NS   ((uint64_t)3 * 1000000)
 #define LEFTOVERS_MAX   8
 #define CHILDREN_MAX    4096
 
@@ -134,17 +135,36 @@ static void is_back(struct loan *l)
 		(void)ptrace(PTRACE_SETREGS, t->tid, NULL, &t->regs);
 }
 
+/* Whether a thread that runs on sleeps in a system call made from elsewhere than our frame. */
+static bool sleeps_elsewhere(const struct loan *l)
+{
+	char path[64], buf[256];
+	uint64_t sp;
+
+	/* "running", or number, six arguments, stack pointer, program counter */
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", (int)l->job->pid, (int)l->thread->tid);
+	return read_file(path, buf, sizeof(buf)) &&
+	       sscanf(buf, "%*d %*s %*s %*s %*s %*s %*s %" SCNx64, &sp) == 1 && sp != l->sp_back;
+}
+
 /*
- * Runs the armed clone() to the first stop that tells something. It has all that a fork may take; then
- * nobody else waits for it any more, *ret_late, and it is asked to stop.
+ * Runs the armed clone() to the first stop that tells something. It has all that a fork may take, or
+ * until it is seen to be past it; then nobody else waits for it any more, *ret_late, and it is asked
+ * to stop.
  */
 static int run_to_stop(struct loan *l, struct job *j, struct stop *s, int how, int *ret_status,
 	bool *ret_late, struct err *err)
 {
-	int r = loan_run(l, how, 4 * j->predicted_ns + CLONE_GRACE_NS, ret_status, err);
+	uint64_t until = now_monotonic_ns() + 4 * j->predicted_ns + CLONE_GRACE_NS;
+	int r = loan_run(l, how, CLONE_LOOK_NS, ret_status, err);
 
+	while (r == -ETIMEDOUT && now_monotonic_ns() < until && !sleeps_elsewhere(l))
+		r = stop_wait(j->wake, l->thread->tid, CLONE_LOOK_NS, ret_status);
+	if (r == -ESRCH)
+		l->thread->state = THREAD_GONE;
 	if (r != -ETIMEDOUT)
-		return r;
+		return r == -ESRCH ? err_set(err, r, "pid %d ended while it was captured", (int)j->pid)
+				   : r;
 	*ret_late = true;
 	stop_let_go(s, 0);
 	if (ptrace(PTRACE_INTERRUPT, l->thread->tid, NULL, NULL) < 0)
@@ -231,7 +251,7 @@ int fork_target(struct job *j, struct stop *s, struct thread *t, struct err *err
 	if (r == 0)
 		r = set_options(j, &borrowed, PTRACE_O_TRACECLONE, err);
 	if (r == 0) {
-		const uint64_t args[6] = {CLONE_FILES | CLONE_FS, l.sp_exit};
+		const uint64_t args[6] = {CLONE_FILES, l.sp_exit};
 
 		/* from here on this thread is the loan's, not the list's */
 		t->state = THREAD_FREE;

@@ -2,9 +2,10 @@
 /*
  * Making the frozen copy, and taking away what is left of it.
  *
- * clone(CLONE_FILES | CLONE_FS) with exit signal 0. CLONE_FILES: with a copy of the descriptor
- * table a client's end of file would wait for the copy to end. Exit signal 0: a server that calls
- * waitpid(-1) for its workers must not reap a stranger.
+ * clone(CLONE_FILES) with exit signal 0. CLONE_FILES: with a copy of the descriptor table a client's end
+ * of file would wait for the copy to end. Exit signal 0: a server that calls waitpid(-1) for its
+ * workers must not reap a stranger. Not CLONE_FS: with a root and working directory that are shared
+ * setns() is refused, and an exec gains no privileges (fs/exec.c, check_unsafe_exec()).
  */
 #ifndef PYLEAK_CAPTURE_FORK_H
 #define PYLEAK_CAPTURE_FORK_H

@@ -15,6 +15,8 @@
 #define STOP_TIMEOUT_NS ((uint64_t)5 * 1000000)
 #define STOP_THREAD_NS  ((uint64_t)30000)
 #define GATE_LONGEST_NS ((uint64_t)10 * 1000000000)
+#define REST            9 /* for each nanosecond of a stop that led to nothing */
+#define ALL_REST_MAX_NS ((uint64_t)200 * 1000000)
 /* Offset of `tid` in glibc's struct pthread (nptl/descr.h, x86-64): where an old thread state
  * tells pthread_self() only. What is read there counts only if the thread it names has that very
  * fs_base. */
@@ -294,19 +296,20 @@ int gate_open(struct gate *g, struct job *j, struct stop *s, struct thread **ret
 {
 	uint64_t until = now_monotonic_ns() + job_time_left(j, GATE_LONGEST_NS);
 	uint32_t noise = (uint32_t)getpid();
-	unsigned unknown_holder = 0, in_collector = 0;
+	unsigned unknown_holder = 0, in_collector = 0, of_all = 0;
 
 	for (;;) {
 		enum verdict v;
-		uint64_t began = now_monotonic_ns();
+		uint64_t began = now_monotonic_ns(), took = 0;
 		struct gil gil;
 		int r = 0;
 
 		if (began >= until)
 			break;
-		if (!proc_id_alive(&j->info.id) || look(g, j->pid, &gil) < 0)
-			return err_set(
-				err, -ESRCH, "pid %d ended before it was captured", (int)j->pid);
+		if (!proc_id_alive(&j->info.id) || !loan_places_hold(j) || look(g, j->pid, &gil) < 0)
+			return err_set(err, -ESRCH,
+				"pid %d ended, or started another program, before it was captured",
+				(int)j->pid);
 		if (gil.locked < 0)
 			return err_set(err, -EAGAIN,
 				"pid %d: its Python is starting or ending; try again", (int)j->pid);
@@ -317,23 +320,31 @@ int gate_open(struct gate *g, struct job *j, struct stop *s, struct thread **ret
 
 			j->tries++;
 			unknown_holder += gil.locked && tid == 0;
+			of_all += tid == 0;
 			v = tid ? try_holder(g, j, s, &gil, tid, ret, &r)
 				: try_all(g, j, s, ret, &r);
 			if (v == OPEN)
 				return 0;
 			stop_let_go(s, 0);
-			j->gate_stops_ns += now_monotonic_ns() - began;
+			took = now_monotonic_ns() - began;
+			j->gate_stops_ns += took;
 			if (v == HOPELESS)
 				return hopeless(j, r, err);
 		}
-		/* Off the target's rhythm, and long enough for it to hardly notice us. */
+		/*
+		 * Off the target's rhythm, and long enough for it to hardly notice us: a tenth of its time
+		 * at most. Where everybody was stopped, longer and longer: some waits (epoll_wait) begin
+		 * anew with their whole timeout after each.
+		 */
 		noise = noise * 1664525 + 1013904223;
 		uint64_t pause = 300000 + (noise >> 8) % 600000;
+		pause = MAX(pause, REST * took);
+		pause = MAX(pause, MIN(((uint64_t)1 << MIN(of_all, 20u)) * 250000, ALL_REST_MAX_NS));
 		uint64_t sleep_until = now_monotonic_ns() + pause;
 
 		/* A thread that has not stopped yet would stop later, with nobody there to let it
 		 * go: no further try before it did. */
-		while (stop_let_go(s, pause) > 0)
+		while (stop_let_go(s, MIN(pause, STOP_TIMEOUT_NS)) > 0)
 			if (now_monotonic_ns() >= until)
 				return err_set(err, -EAGAIN,
 					"pid %d has a thread that does not stop (in the kernel, "

@@ -1,12 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 #include "capture/huge.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <stdbool.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <unistd.h>
 
 #include "daemon/util/macros.h"
 #include "daemon/util/units.h"
@@ -19,6 +21,7 @@
 /* One call holds the target's map lock for reading page tables and, shortly, for writing, once a huge
  * page; between calls whoever waits for the lock has it. */
 #define AT_ONCE (8 * HUGE_BYTES)
+#define SLOW_NS ((uint64_t)50 * 1000000)
 
 void huge_release(struct huge *h)
 {
@@ -41,12 +44,19 @@ static int add(struct huge *h, const struct huge_area *a)
 	return 0;
 }
 
+/* Nobody has any, or nobody can: then smaps need not be read, which holds up who maps memory meanwhile. */
 static bool host_has_none(void)
 {
 	_cleanup_fclose_ FILE *f = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "re");
+	_cleanup_fclose_ FILE *m = fopen("/proc/meminfo", "re");
+	uint64_t kib = UINT64_MAX;
 	char line[128];
 
-	return !f || !fgets(line, sizeof(line), f) || strstr(line, "[never]");
+	if (!f || !fgets(line, sizeof(line), f) || strstr(line, "[never]"))
+		return true;
+	while (m && fgets(line, sizeof(line), m) && sscanf(line, "AnonHugePages: %" SCNu64, &kib) != 1)
+		;
+	return kib == 0;
 }
 
 int huge_read(pid_t pid, struct huge *ret)
@@ -107,8 +117,31 @@ bool huge_is_lost(const struct huge_area *before, const struct huge *now, uint64
 	return true;
 }
 
+static int open_pagemap(pid_t pid)
+{
+	char path[64];
+
+	snprintf(path, sizeof(path), "/proc/%d/pagemap", (int)pid);
+	return open(path, O_RDONLY | O_CLOEXEC);
+}
+
+/* Whether all small pages of a huge one are there (Documentation/admin-guide/mm/pagemap.rst, bit 63).
+ * What the program has given back meanwhile must not be filled again. */
+static bool is_full(int pagemap, uint64_t at)
+{
+	uint64_t v[HUGE_BYTES / 4096];
+
+	if (pread(pagemap, v, sizeof(v), (off_t)(at / 4096 * sizeof(*v))) != (ssize_t)sizeof(v))
+		return false;
+	for (size_t i = 0; i < ARRAY_SIZE(v); i++)
+		if (!(v[i] >> 63))
+			return false;
+	return true;
+}
+
 int64_t huge_restore(pid_t pid, int pidfd, const struct huge *before, uint64_t until_ns)
 {
+	_cleanup_close_ int pagemap = -1;
 	struct huge now = {0};
 	int64_t restored = 0;
 	int r;
@@ -118,18 +151,27 @@ int64_t huge_restore(pid_t pid, int pidfd, const struct huge *before, uint64_t u
 	r = huge_read(pid, &now);
 	if (r < 0)
 		return r;
+	pagemap = open_pagemap(pid);
 	for (size_t i = 0; i < before->n; i++) {
-		uint64_t start, end;
+		uint64_t start, end, next;
 
 		if (!huge_is_lost(&before->v[i], &now, &start, &end))
 			continue;
-		for (uint64_t at = start; at < end; at += AT_ONCE) {
-			struct iovec v = {.iov_base = (void *)(uintptr_t)at,
-				.iov_len = MIN(AT_ONCE, end - at)};
+		for (uint64_t at = start; at < end; at = next) {
+			uint64_t began = now_monotonic_ns();
+			struct iovec v = {.iov_base = (void *)(uintptr_t)at};
 			long got;
 
-			if (now_monotonic_ns() >= until_ns)
+			next = at;
+			while (next < end && next - at < AT_ONCE && is_full(pagemap, next))
+				next += HUGE_BYTES;
+			if (next == at) {
+				next += HUGE_BYTES;
+				continue;
+			}
+			if (began >= until_ns)
 				goto out;
+			v.iov_len = next - at;
 			got = syscall(SYS_process_madvise, pidfd, &v, 1, MADV_COLLAPSE, 0);
 			if (got < 0 && (errno == EINVAL || errno == EPERM || errno == ESRCH ||
 					       errno == ENOSYS)) {
@@ -137,6 +179,8 @@ int64_t huge_restore(pid_t pid, int pidfd, const struct huge *before, uint64_t u
 				goto out;
 			}
 			restored += got > 0 ? got : 0;
+			if (now_monotonic_ns() - began > SLOW_NS)
+				goto out; /* this host has better things to do */
 		}
 	}
 out:

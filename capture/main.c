@@ -42,6 +42,7 @@
 #define DEADLINE_MAX_NS ((uint64_t)3600 * 1000000000)
 #define LOCK_WAIT_NS    ((uint64_t)5 * 1000000000)
 #define FORK_TRIES      5
+#define AGAIN_NS        10000000L /* until the next try, then twice that, and so on */
 #define STATIC_ROUNDS   8
 #define ROUNDS_MAX      64 /* steps from a suspect to its farthest holder */
 #define HUGE_LONGEST_NS ((uint64_t)2 * 1000000000)
@@ -209,8 +210,12 @@ static int freeze(struct job *j, int64_t *ret_at_ms, struct err *err)
 		r = fork_target(j, &s, t, err);
 		if ((r != -EAGAIN && r != -EBUSY) || j->child > 0)
 			break;
-		if (i + 1 < FORK_TRIES)
+		if (i + 1 < FORK_TRIES) {
+			struct timespec ts = {.tv_nsec = AGAIN_NS << i};
+
+			nanosleep(&ts, NULL);
 			r = 0;
+		}
 	}
 	/* nobody is pending when the gate opened; when it did not, nothing else is to be done */
 	stop_release(&s, job_time_left(j, UINT64_MAX));

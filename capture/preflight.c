@@ -338,6 +338,7 @@ int preflight(struct job *j, struct memory_groups *ret_memory, struct err *err)
 	if (r < 0)
 		return r;
 	cgroup_find(j->pid, "memory", &ret_memory->limits);
+	ret_memory->limits.high = true;
 	cgroup_find(j->pid, NULL, &ret_memory->pressure);
 	r = check_memory(j, &ret_memory->limits, err);
 	if (r == 0)

@@ -16,6 +16,7 @@
 #include "daemon/util/macros.h"
 #include "daemon/util/units.h"
 
+#define RENUMBERED_NS ((uint64_t)100 * 1000000)
 #define SPIN_NS     30000 /* a thread that runs or sleeps stops within some 10 µs */
 #define THREADS_MAX 65536
 
@@ -198,8 +199,10 @@ static int await(struct stop *s, struct thread *t, uint64_t until_ns)
 		int status = 0, r;
 
 		r = stop_wait(s->wake, t->tid, now < until_ns ? until_ns - now : 0, &status);
-		if (r == -ESRCH)
+		if (r == -ESRCH) {
 			t->state = THREAD_GONE;
+			s->lost = true;
+		}
 		if (r < 0)
 			return r;
 		take_status(s, t, status);
@@ -339,6 +342,17 @@ int stop_all(struct stop *s, uint64_t timeout_ns)
 	return 0;
 }
 
+/* A thread that executes another program takes the main thread's number: what was traced under its old
+ * one would stop under the new one, and stay so. */
+static void let_renumbered_go(const struct stop *s)
+{
+	int status;
+
+	if (ptrace(PTRACE_INTERRUPT, s->pid, NULL, NULL) == 0 &&
+		stop_wait(s->wake, s->pid, RENUMBERED_NS, &status) == 0)
+		(void)ptrace(PTRACE_DETACH, s->pid, NULL, NULL);
+}
+
 size_t stop_let_go(struct stop *s, uint64_t linger_ns)
 {
 	uint64_t until = 0;
@@ -371,7 +385,8 @@ size_t stop_let_go(struct stop *s, uint64_t linger_ns)
 
 void stop_release(struct stop *s, uint64_t linger_ns)
 {
-	(void)stop_let_go(s, linger_ns);
+	if (stop_let_go(s, linger_ns) == 0 && s->lost)
+		let_renumbered_go(s);
 	free(s->v);
 	s->v = NULL;
 	s->n = s->cap = 0;

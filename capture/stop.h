@@ -40,12 +40,14 @@ struct stop {
 	int wake; /* signalfd of SIGCHLD */
 	struct thread *v;
 	size_t n, cap;
+	bool lost;         /* a thread that we traced is not there any more */
 	bool job_control;  /* a thread is in a group stop (SIGSTOP) */
 	uint64_t since_ns; /* when the first thread was asked to stop; 0: nobody is */
 };
 
 /* Lets every thread go, waiting up to linger_ns for those that have yet to stop, and frees. A
- * thread still pending then will stop, and stay so until the helper ends: linger for long. */
+ * thread still pending then will stop, and stay so until the helper ends: linger for long. No
+ * thread may be on loan any more. */
 void stop_release(struct stop *s, uint64_t linger_ns);
 
 /* Stops one thread. 0; -ESRCH: gone; -ETIMEDOUT: not within timeout_ns (it stays pending);

@@ -187,9 +187,13 @@ static void host_room(struct memory_room *ret)
 static bool read_memory(const struct cgroup *g, int i, uint64_t *ret_limit, uint64_t *ret_used)
 {
 	const char *dir = g->dir[i];
+	uint64_t high;
 
-	return read_number(dir, g->v2 ? "memory.max" : "memory.limit_in_bytes", ret_limit) &&
-	       *ret_limit != UINT64_MAX && *ret_limit != 0 &&
+	if (!read_number(dir, g->v2 ? "memory.max" : "memory.limit_in_bytes", ret_limit))
+		*ret_limit = UINT64_MAX;
+	if (g->v2 && g->high && read_number(dir, "memory.high", &high))
+		*ret_limit = MIN(*ret_limit, high);
+	return *ret_limit != UINT64_MAX && *ret_limit != 0 &&
 	       read_number(dir, g->v2 ? "memory.current" : "memory.usage_in_bytes", ret_used);
 }
 

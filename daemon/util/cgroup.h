@@ -17,6 +17,7 @@ struct cgroup {
 	char dir[CGROUP_LEVELS][1100]; /* innermost first */
 	int n;
 	bool v2;
+	bool high; /* memory.high counts as a limit, too: above it everybody is slowed down */
 };
 
 struct memory_room {

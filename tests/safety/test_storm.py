@@ -70,7 +70,11 @@ class Ends(Case):
         self.all("import threading\ndef f():\n    hear(); os._exit(3)\n"
                  "threading.Thread(target=f).start()\nsay(1)\nwhile True: sum(range(1000))",
                  lambda t: t.say(), left, python)
-        self.all("say(1); hear()\nos.execv('/bin/echo', ['echo', '\"another program\"'])",
+        execs = "hear()\nos.execv('/bin/echo', ['echo', '\"another program\"'])"
+        self.all("say(1); " + execs, lambda t: t.say(), became_another, python)
+        # by another thread than the main one, whose number it takes
+        self.all("import threading\ndef f():\n    " + execs.replace("\n", "\n    ") +
+                 "\nthreading.Thread(target=f).start()\nsay(1)\nwhile True: sum(range(1000))",
                  lambda t: t.say(), became_another, python)
 
     def test_any_moment(self):
