@@ -69,7 +69,7 @@ static int set_options(struct job *j, struct thread *t, unsigned long more, stru
 		return 0;
 	e = errno;
 	if (e != ESRCH && seccomp_mode(j->pid, t->tid) != 0)
-		return job_refuse(j, CAPTURE_BY_SECCOMP, err, -EPERM,
+		return !err ? -EPERM : job_refuse(j, CAPTURE_BY_SECCOMP, err, -EPERM,
 			"pid %d: its thread %d is under a seccomp filter, which may only be lifted with "
 			"CAP_SYS_ADMIN, by a helper that is under no filter itself, on a kernel "
 			"with CONFIG_CHECKPOINT_RESTORE",

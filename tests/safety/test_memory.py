@@ -336,17 +336,22 @@ while True: m[random.randrange(pages) * 4096]
         neighbour = Target(self, self.THRASH.replace("FILE", repr(file)).replace("LIMIT", str(self.LIMIT)),
                            preexec_fn=self.enter(other))
         neighbour.hear()
-        end = time.monotonic() + 60
-        while self.full(pressure) >= 5:  # writing its file was work for a group so small
-            self.assertLess(time.monotonic(), end)
-            time.sleep(0.1)
-        # It begins when the copy is about to be made. One that is quick may be done before anybody has
-        # stood still for long enough; the next is not refused at the start for some seconds.
-        start = [neighbour.say]
+        # It begins some moments before the copy is made: too late, and a quick copy is done before
+        # anybody has stood still for long enough; too early, and there is none. Then once more, when
+        # it is calm again.
+        neighbour.say()
         result = None
-        while result is None or result.code == lib.DONE:
-            result = lib.capture(target.pid, headroom=0, progress=lambda _, text:
-                                 text.startswith("looking") and start and start.pop()())
+        for attempt in range(12):
+            os.kill(neighbour.pid, signal.SIGSTOP)
+            end = time.monotonic() + 60
+            while self.full(pressure) >= 4 or self.full("/proc/pressure/memory") >= 4:
+                self.assertLess(time.monotonic(), end)
+                time.sleep(0.1)
+            os.kill(neighbour.pid, signal.SIGCONT)
+            time.sleep(0.15 * (attempt % 6))
+            result = lib.capture(target.pid, headroom=0)
+            if result.code != lib.DONE and result.tries:
+                break
         self.assertEqual((result.code, result.refusal), (lib.REFUSED, "pressure"), result.text)
         self.assertRegex(result.text, "(its control group|this host) stood still for memory during the capture")
         self.assertGreater(result.pause_ns, 0)
