@@ -166,7 +166,8 @@ __noinline int walk_on(__u32 slot)
 		return 0;
 	w = &p->walk;
 	for (int i = 0; i < RINGS + LOOPS; i++) {
-		if (!w->y.back && !p->young && w->ring == RING_YOUNG && !w->on && !go_on_young(t, p))
+		if (!w->y.back && !p->young && w->ring == RING_YOUNG && !w->on &&
+			!go_on_young(t, p))
 			break;
 		walk_ring(slot);
 		if (w->restart || w->y.full || w->stopped)

@@ -54,8 +54,8 @@ struct walk {
 	__u64 objects;
 	__u64 deadline_ns; /* one of these: of a step, and of one that closes the census */
 	__u64 step_ns, close_ns;
-	__u32 restart;               /* 1 + enum pyleak_restart: cannot go on */
-	__u32 may_close;             /* this hit may be the closing one */
+	__u32 restart;   /* 1 + enum pyleak_restart: cannot go on */
+	__u32 may_close; /* this hit may be the closing one */
 	__u32 ring, ended;
 	__u32 on, n_window; /* as in struct progress */
 	__u32 record;       /* the step's end: nodes to go, which become cursors */

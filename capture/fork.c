@@ -36,7 +36,7 @@ static bool read_file(const char *path, char *buf, size_t n)
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
 	size_t at = 0;
 
-	for (ssize_t got = 1; fd >= 0 && got > 0 && at < n - 1; at += got > 0 ? (size_t)got : 0)
+	for (ssize_t got = 1; fd >= 0 && got > 0 && at<n - 1; at += got> 0 ? (size_t)got : 0)
 		got = read(fd, buf + at, n - 1 - at);
 	buf[at] = '\0';
 	return at > 0;
@@ -69,11 +69,14 @@ static int set_options(struct job *j, struct thread *t, unsigned long more, stru
 		return 0;
 	e = errno;
 	if (e != ESRCH && seccomp_mode(j->pid, t->tid) != 0)
-		return !err ? -EPERM : job_refuse(j, CAPTURE_BY_SECCOMP, err, -EPERM,
-			"pid %d: its thread %d is under a seccomp filter, which may only be lifted with "
-			"CAP_SYS_ADMIN, by a helper that is under no filter itself, on a kernel "
-			"with CONFIG_CHECKPOINT_RESTORE",
-			(int)j->pid, (int)t->tid);
+		return !err ? -EPERM
+			    : job_refuse(j, CAPTURE_BY_SECCOMP, err, -EPERM,
+				      "pid %d: its thread %d is under a seccomp filter, which may "
+				      "only be lifted with "
+				      "CAP_SYS_ADMIN, by a helper that is under no filter itself, "
+				      "on a kernel "
+				      "with CONFIG_CHECKPOINT_RESTORE",
+				      (int)j->pid, (int)t->tid);
 	if (option_set(t->tid, more))
 		return 0;
 	return err_set(
@@ -97,8 +100,8 @@ static void own_child(struct job *j)
 	}
 	if (stop_wait(j->wake, j->child, job_time_left(j, UINT64_MAX), &status) < 0)
 		return;
-	(void)option_set(j->child,
-		PTRACE_O_EXITKILL | (j->seccomp_lifted ? PTRACE_O_SUSPEND_SECCOMP : 0));
+	(void)option_set(
+		j->child, PTRACE_O_EXITKILL | (j->seccomp_lifted ? PTRACE_O_SUSPEND_SECCOMP : 0));
 	policy = sched_getscheduler(j->child);
 	if (policy == SCHED_FIFO || policy == SCHED_RR) {
 		struct sched_param none = {0};
@@ -142,7 +145,8 @@ static bool sleeps_elsewhere(const struct loan *l)
 	uint64_t sp;
 
 	/* "running", or number, six arguments, stack pointer, program counter */
-	snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", (int)l->job->pid, (int)l->thread->tid);
+	snprintf(path, sizeof(path), "/proc/%d/task/%d/syscall", (int)l->job->pid,
+		(int)l->thread->tid);
 	return read_file(path, buf, sizeof(buf)) &&
 	       sscanf(buf, "%*d %*s %*s %*s %*s %*s %*s %" SCNx64, &sp) == 1 && sp != l->sp_back;
 }
@@ -163,8 +167,9 @@ static int run_to_stop(struct loan *l, struct job *j, struct stop *s, int how, i
 	if (r == -ESRCH)
 		l->thread->state = THREAD_GONE;
 	if (r != -ETIMEDOUT)
-		return r == -ESRCH ? err_set(err, r, "pid %d ended while it was captured", (int)j->pid)
-				   : r;
+		return r == -ESRCH
+			       ? err_set(err, r, "pid %d ended while it was captured", (int)j->pid)
+			       : r;
 	*ret_late = true;
 	stop_let_go(s, 0);
 	if (ptrace(PTRACE_INTERRUPT, l->thread->tid, NULL, NULL) < 0)

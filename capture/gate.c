@@ -306,7 +306,8 @@ int gate_open(struct gate *g, struct job *j, struct stop *s, struct thread **ret
 
 		if (began >= until)
 			break;
-		if (!proc_id_alive(&j->info.id) || !loan_places_hold(j) || look(g, j->pid, &gil) < 0)
+		if (!proc_id_alive(&j->info.id) || !loan_places_hold(j) ||
+			look(g, j->pid, &gil) < 0)
 			return err_set(err, -ESRCH,
 				"pid %d ended, or started another program, before it was captured",
 				(int)j->pid);
@@ -339,7 +340,8 @@ int gate_open(struct gate *g, struct job *j, struct stop *s, struct thread **ret
 		noise = noise * 1664525 + 1013904223;
 		uint64_t pause = 300000 + (noise >> 8) % 600000;
 		pause = MAX(pause, REST * took);
-		pause = MAX(pause, MIN(((uint64_t)1 << MIN(of_all, 20u)) * 250000, ALL_REST_MAX_NS));
+		pause = MAX(
+			pause, MIN(((uint64_t)1 << MIN(of_all, 20u)) * 250000, ALL_REST_MAX_NS));
 		uint64_t sleep_until = now_monotonic_ns() + pause;
 
 		/* A thread that has not stopped yet would stop later, with nobody there to let it

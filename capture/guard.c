@@ -109,7 +109,8 @@ static void *watch(void *arg)
 	}
 }
 
-int guard_start(struct guard *g, const struct job *j, const struct memory_groups *memory, struct err *err)
+int guard_start(
+	struct guard *g, const struct job *j, const struct memory_groups *memory, struct err *err)
 {
 	struct memory_pressure pressure[2];
 	sigset_t all, old;
@@ -137,7 +138,8 @@ int guard_start(struct guard *g, const struct job *j, const struct memory_groups
 int guard_check(struct guard *g, int wait_ms, struct err *err)
 {
 	struct pollfd gone = {.fd = g->job->child_fd, .events = POLLIN};
-	bool dead = poll(&gone, 1, wait_ms) > 0; /* looked at first: who fires says so before it kills */
+	bool dead = poll(&gone, 1, wait_ms) >
+		    0; /* looked at first: who fires says so before it kills */
 	int r = atomic_load(&g->fired);
 
 	if (r < 0)

@@ -54,7 +54,8 @@ static bool host_has_none(void)
 
 	if (!f || !fgets(line, sizeof(line), f) || strstr(line, "[never]"))
 		return true;
-	while (m && fgets(line, sizeof(line), m) && sscanf(line, "AnonHugePages: %" SCNu64, &kib) != 1)
+	while (m && fgets(line, sizeof(line), m) &&
+		sscanf(line, "AnonHugePages: %" SCNu64, &kib) != 1)
 		;
 	return kib == 0;
 }
@@ -102,7 +103,8 @@ static uint64_t bytes_in(const struct huge *h, uint64_t start, uint64_t end)
 	return sum;
 }
 
-bool huge_is_lost(const struct huge_area *before, const struct huge *now, uint64_t *ret_start, uint64_t *ret_end)
+bool huge_is_lost(const struct huge_area *before, const struct huge *now, uint64_t *ret_start,
+	uint64_t *ret_end)
 {
 	uint64_t start = (before->start + HUGE_BYTES - 1) & ~(HUGE_BYTES - 1);
 	uint64_t end = before->end & ~(HUGE_BYTES - 1);

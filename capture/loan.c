@@ -133,8 +133,8 @@ int loan_find_places(const struct job *j, struct loan_places *ret, struct err *e
 				ret->syscall_ret =
 					find_bytes(j->pid, m, syscall_insn, sizeof(syscall_insn));
 			if (!ret->sigreturn)
-				ret->sigreturn =
-					find_bytes(j->pid, m, sigreturn_insn, sizeof(sigreturn_insn));
+				ret->sigreturn = find_bytes(
+					j->pid, m, sigreturn_insn, sizeof(sigreturn_insn));
 		}
 	if (!ret->syscall_ret || !ret->sigreturn)
 		return err_set(err, -EOPNOTSUPP,

@@ -17,8 +17,8 @@
 #include "daemon/util/units.h"
 
 #define RENUMBERED_NS ((uint64_t)100 * 1000000)
-#define SPIN_NS     30000 /* a thread that runs or sleeps stops within some 10 µs */
-#define THREADS_MAX 65536
+#define SPIN_NS       30000 /* a thread that runs or sleeps stops within some 10 µs */
+#define THREADS_MAX   65536
 
 static void *number(uint64_t v)
 {
