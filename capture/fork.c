@@ -36,8 +36,13 @@ static bool read_file(const char *path, char *buf, size_t n)
 	_cleanup_close_ int fd = open(path, O_RDONLY | O_CLOEXEC);
 	size_t at = 0;
 
-	for (ssize_t got = 1; fd >= 0 && got > 0 && at<n - 1; at += got> 0 ? (size_t)got : 0)
-		got = read(fd, buf + at, n - 1 - at);
+	while (fd >= 0 && at < n - 1) {
+		ssize_t got = read(fd, buf + at, n - 1 - at);
+
+		if (got <= 0)
+			break;
+		at += (size_t)got;
+	}
 	buf[at] = '\0';
 	return at > 0;
 }
@@ -71,11 +76,9 @@ static int set_options(struct job *j, struct thread *t, unsigned long more, stru
 	if (e != ESRCH && seccomp_mode(j->pid, t->tid) != 0)
 		return !err ? -EPERM
 			    : job_refuse(j, CAPTURE_BY_SECCOMP, err, -EPERM,
-				      "pid %d: its thread %d is under a seccomp filter, which may "
-				      "only be lifted with "
-				      "CAP_SYS_ADMIN, by a helper that is under no filter itself, "
-				      "on a kernel "
-				      "with CONFIG_CHECKPOINT_RESTORE",
+				      "pid %d: its thread %d is under a seccomp filter, which only "
+				      "a helper with CAP_SYS_ADMIN that is under none itself may "
+				      "lift, on a kernel with CONFIG_CHECKPOINT_RESTORE",
 				      (int)j->pid, (int)t->tid);
 	if (option_set(t->tid, more))
 		return 0;
