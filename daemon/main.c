@@ -98,6 +98,28 @@ static void print_help(void)
 	       "configuration file only those processes are. See pyleakd(8), pyleakd.yaml(5).\n");
 }
 
+static void add_pid(struct options *o, pid_t pid)
+{
+	for (size_t i = 0; i < o->n_pids; i++)
+		if (o->pids[i] == pid)
+			return;
+	o->pids[o->n_pids++] = pid;
+}
+
+/* What is printed instead of watching is one thing, and --json is of one of them. */
+static int check_options(const struct options *o)
+{
+	if (o->check_config + o->print_config + o->support > 1) {
+		log_error("--check-config, --print-config and --support: only one of them");
+		return EXIT_USAGE;
+	}
+	if (o->json && !o->support) {
+		log_error("--json: only with --support; a running daemon answers pyleakctl --json");
+		return EXIT_USAGE;
+	}
+	return -1;
+}
+
 /* Returns -1 to go on, else the exit code. */
 static int parse_options(int argc, char **argv, struct options *o)
 {
@@ -136,7 +158,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 					PIDS_MAX);
 				return EXIT_USAGE;
 			}
-			o->pids[o->n_pids++] = (pid_t)pid;
+			add_pid(o, (pid_t)pid);
 			break;
 		case OPT_RECORD:
 			o->record = optarg;
@@ -174,7 +196,7 @@ static int parse_options(int argc, char **argv, struct options *o)
 		log_error("%s: pyleakd takes options only: see pyleakd --help", argv[optind]);
 		return EXIT_USAGE;
 	}
-	return -1;
+	return check_options(o);
 }
 
 /* Which exit code an error of python_open(), probe_open() or probe_attach() asks for. */

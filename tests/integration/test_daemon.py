@@ -306,6 +306,8 @@ class Mistakes(harness.RootTest):
     def test_usage(self):
         self.one_line(self.run_daemon("--frobnicate"), 2, "--frobnicate", "--help")
         self.one_line(self.run_daemon("--pid", "many"), 2, "many")
+        self.one_line(self.run_daemon("--json"), 2, "--json", "--support")
+        self.one_line(self.run_daemon("--support", "--check-config"), 2, "only one")
         self.assertEqual(harness.pyleakd("--version").code, 0)
         self.assertIn("--state-dir", harness.pyleakd("--help").out)
 
