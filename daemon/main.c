@@ -439,11 +439,11 @@ int main(int argc, char **argv)
 	} else {
 		r = start(&d);
 		if (!r) {
-			sd_notifyf(0, "READY=1\nSTATUS=watching %zu processes",
-				watch_target_count(d.watch));
-			log_info("pyleakd %s is ready, %zu targets, control socket %s",
-				PYLEAK_VERSION, watch_target_count(d.watch),
-				d.o.socket ? d.o.socket : CONTROL_SOCKET_PATH);
+			size_t n = watch_target_count(d.watch);
+
+			sd_notifyf(0, "READY=1\nSTATUS=watching %zu process%s", n, n == 1 ? "" : "es");
+			log_info("pyleakd %s is ready, %zu target%s, control socket %s", PYLEAK_VERSION,
+				n, n == 1 ? "" : "s", d.o.socket ? d.o.socket : CONTROL_SOCKET_PATH);
 			r = sd_event_loop(d.event);
 			sd_notify(0, "STOPPING=1");
 			r = r < 0 ? EXIT_BROKEN : r;
