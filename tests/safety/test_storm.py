@@ -154,6 +154,32 @@ say([bad, done])
                 self.assertEqual(bad, [])
                 self.assertGreater(done, 50)
 
+    def test_signals(self):
+        """A signal every few hundred microseconds: the copy is made beside them, and none is taken for a
+        reason not to."""
+        code = r'''
+import signal
+ticks = 0
+def tick(s, f):
+    global ticks
+    ticks += 1
+big = [[i] for i in range(50000)]
+signal.signal(signal.SIGALRM, tick)
+signal.setitimer(signal.ITIMER_REAL, 0.0003, 0.0003)
+say("ready")
+bad = done = 0
+while not os.path.exists(STOP):
+    bad += sum(range(2000)) != 1999000
+    done += 1
+signal.setitimer(signal.ITIMER_REAL, 0)
+say([bad + len(signal.pthread_sigmask(signal.SIG_BLOCK, [])), min(done, ticks)])
+'''
+        for name, python in builds(self, "3.13"):
+            with self.subTest(name):
+                bad, done = self.storm(code, python, 200 if LONG else 10)
+                self.assertEqual(bad, 0)
+                self.assertGreater(done, 100)
+
     def test_churn(self):
         """A heap that changes as fast as it can, in threads, with collections: no fault, no
         truncation, and what holds still is all there."""
