@@ -137,8 +137,7 @@ static void is_back(struct loan *l)
 
 	l->armed = false;
 	t->have_regs = false;
-	if (stop_regs(t) == 0 && stop_fix_eintr(&t->regs))
-		(void)ptrace(PTRACE_SETREGS, t->tid, NULL, &t->regs);
+	(void)stop_regs(t);
 }
 
 /* Whether a thread that runs on sleeps in a system call made from elsewhere than our frame. */

@@ -355,7 +355,6 @@ int loan_begin(struct loan *l, const struct job *j, struct thread *t, bool reap,
 	/* By itself the thread makes an interrupted system call again, as after a signal without
 	 * a handler. */
 	regs = t->regs;
-	stop_fix_eintr(&regs);
 	if (stop_in_syscall(&regs) && (long)regs.rax != -EINTR) {
 		regs.rax = regs.orig_rax;
 		regs.rip -= 2;
@@ -525,13 +524,11 @@ int loan_rest(struct loan *l, int64_t *ret_value, struct err *err)
 int loan_restore(struct loan *l, struct err *err)
 {
 	struct thread *t = l->thread;
-	struct user_regs_struct regs = t->regs;
 
-	stop_fix_eintr(&regs);
 	if (ptrace(PTRACE_SETSIGMASK, t->tid, number(8), &l->mask) < 0)
 		return failed(l, "put back the signal mask of", err);
 	job_die_at(l->job, l->reap ? STEP_REAP_MASK_BACK : STEP_FORK_MASK_BACK);
-	if (ptrace(PTRACE_SETREGS, t->tid, NULL, &regs) < 0)
+	if (ptrace(PTRACE_SETREGS, t->tid, NULL, &t->regs) < 0)
 		return failed(l, "put back the registers of", err);
 	l->armed = false;
 	job_die_at(l->job, l->reap ? STEP_REAP_REGS_BACK : STEP_FORK_REGS_BACK);

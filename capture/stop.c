@@ -144,6 +144,11 @@ int stop_regs(struct thread *t)
 		return 0;
 	if (ptrace(PTRACE_GETREGS, t->tid, NULL, &t->regs) < 0)
 		return -errno;
+	/* At once, in the thread itself: it goes on like that if we die now. */
+	if (stop_fix_eintr(&t->regs) &&
+		ptrace(PTRACE_POKEUSER, t->tid, number(offsetof(struct user_regs_struct, rax)),
+			number(t->regs.rax)) < 0)
+		return -errno;
 	t->have_regs = true;
 	return 0;
 }
@@ -159,13 +164,7 @@ int stop_detach(struct thread *t)
 
 static void let_go(struct thread *t)
 {
-	if (stop_regs(t) == 0) {
-		struct user_regs_struct r = t->regs;
-
-		if (stop_fix_eintr(&r))
-			(void)ptrace(PTRACE_POKEUSER, t->tid,
-				number(offsetof(struct user_regs_struct, rax)), number(r.rax));
-	}
+	(void)stop_regs(t);
 	(void)stop_detach(t);
 }
 

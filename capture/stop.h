@@ -61,7 +61,7 @@ int stop_all(struct stop *s, uint64_t timeout_ns);
  * go too. Returns how many are still pending. */
 size_t stop_let_go(struct stop *s, uint64_t linger_ns);
 
-/* Registers of a stopped thread, read once. */
+/* Registers of a stopped thread, read once, with stop_fix_eintr() done to them and to the thread. */
 int stop_regs(struct thread *t);
 
 /* A thread whose registers were given back is let go. */
@@ -70,8 +70,8 @@ int stop_detach(struct thread *t);
 /* Waits for the next stop of one tracee: 0 and *ret_status (a stop), -ESRCH gone, -ETIMEDOUT. */
 int stop_wait(int wake, pid_t tid, uint64_t timeout_ns, int *ret_status);
 
-/* rax of an interrupted system call as it has to be put back: -EINTR that only our stop can have
- * caused becomes -ERESTARTNOHAND. */
+/* PURE. rax of an interrupted system call: -EINTR that only our stop can have caused becomes
+ * -ERESTARTNOHAND, with which the call begins anew. Whether it was one. */
 bool stop_fix_eintr(struct user_regs_struct *r);
 
 /* Whether r is inside of a system call that our stop interrupted (it will be started again). */

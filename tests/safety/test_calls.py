@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: MIT
 """Blocking calls and signals: no EINTR, no wait that takes longer, no signal lost."""
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -119,6 +120,36 @@ class BlockingCalls(Case):
                 self.assertEqual(bad, {})
                 self.assertEqual(len(counts), calls)
                 self.assertGreater(min(counts.values()), 3, counts)
+
+    def test_no_eintr_after_a_death(self):
+        """Nor does it see one when the helper dies, and the kernel alone puts the thread back."""
+        code = r'''
+import ctypes, errno, select
+libc = ctypes.CDLL(None, use_errno=True)
+ep = select.epoll()
+buf = ctypes.create_string_buffer(64)
+bad = done = 0
+say("ready")
+while not os.path.exists(STOP):  # the main thread, which is asked to lend
+    if libc.epoll_wait(ep.fileno(), buf, 4, 20) < 0: bad = errno.errorcode[ctypes.get_errno()]
+    done += 1
+say([bad, done])
+'''
+        steps = lib.steps()
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        stop = os.path.join(folder, "stop")
+        target = Target(self, code.replace("STOP", repr(stop)))
+        target.hear()
+        for _ in range(20 if LONG else 2):
+            for i, step in enumerate(steps, 1):
+                if step.startswith("STEP_FORK") or step.startswith("STEP_REAP"):
+                    self.assertIsNone(lib.capture(target.pid, die_at=i), step)
+        with open(stop, "w", encoding="ascii"):
+            pass
+        bad, done = target.hear()
+        self.assertEqual(bad, 0)
+        self.assertGreater(done, 10)
 
     def test_sleep_keeps_its_end(self):
         """A long sleep that captures interrupt ends when it should, not later."""
