@@ -124,8 +124,13 @@ class BlockingCalls(Case):
     def test_no_eintr_after_a_death(self):
         """Nor does it see one when the helper dies, and the kernel alone puts the thread back."""
         code = r'''
-import ctypes, errno, select
+import ctypes, errno, faulthandler, select
 libc = ctypes.CDLL(None, use_errno=True)
+class Stack(ctypes.Structure): _fields_ = [("sp", ctypes.c_void_p), ("f", ctypes.c_int), ("n", ctypes.c_size_t)]
+def stack():
+    s = Stack(); libc.sigaltstack(None, ctypes.byref(s)); return [s.sp, s.f, s.n]
+faulthandler.enable()  # sets one
+before = stack()
 ep = select.epoll()
 buf = ctypes.create_string_buffer(64)
 bad = done = 0
@@ -133,7 +138,7 @@ say("ready")
 while not os.path.exists(STOP):  # the main thread, which is asked to lend
     if libc.epoll_wait(ep.fileno(), buf, 4, 20) < 0: bad = errno.errorcode[ctypes.get_errno()]
     done += 1
-say([bad, done])
+say([bad, done, before, stack()])
 '''
         steps = lib.steps()
         folder = tempfile.mkdtemp()
@@ -147,9 +152,11 @@ say([bad, done])
                     self.assertIsNone(lib.capture(target.pid, die_at=i), step)
         with open(stop, "w", encoding="ascii"):
             pass
-        bad, done = target.hear()
+        bad, done, before, after = target.hear()
         self.assertEqual(bad, 0)
         self.assertGreater(done, 10)
+        self.assertIsNotNone(before[0])
+        self.assertEqual(before, after)
 
     def test_sleep_keeps_its_end(self):
         """A long sleep that captures interrupt ends when it should, not later."""

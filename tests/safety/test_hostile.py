@@ -34,6 +34,29 @@ class Stopped(Case):
         os.kill(target.pid, signal.SIGCONT)
         self.assertEqual(target.ask(), 2)
 
+    def test_stopped_at_the_gate(self):
+        """While native code holds the GIL there is no safe moment; a SIGSTOP then ends the wait for one."""
+        target = Target(self, "say(1); hear()\nsay('in'); sum(range(20000000)); say('out'); hear()")
+        target.hear()
+        self.assertEqual(target.ask(), "in")
+        result = lib.capture(target.pid, progress=lambda ns, text: os.kill(target.pid, signal.SIGSTOP)
+                             if "safe moment" in text else None)
+        self.assertEqual((result.code, result.refusal), (lib.REFUSED, "stopped"), result.text)
+        self.assertEqual(status(target.pid, "State")[0], "T")
+        os.kill(target.pid, signal.SIGCONT)
+        self.assertEqual(target.hear(), "out")
+        self.check_well(target)
+
+    def test_native_code_is_waited_for(self):
+        """Nothing is read while a C function that holds the GIL may be in the middle of a change."""
+        target = Target(self, "say(1); hear()\nsay('in'); sum(range(20000000)); say(time.monotonic()); hear()")
+        target.hear()
+        self.assertEqual(target.ask(), "in")
+        result = lib.capture(target.pid)
+        ended = time.monotonic()
+        self.assertEqual(result.code, lib.DONE, result.text)
+        self.assertLess(target.hear(), ended)
+
     def test_stopped_in_the_middle(self):
         """SIGSTOP and SIGCONT at any moment of a capture: afterwards it runs, or is stopped, as
         the signals say."""
@@ -345,6 +368,48 @@ say(bad)
         self.assertLess(self.many(target), 5)
         open(self.stop, "w").close()
         self.assertEqual(target.hear(), 0)
+
+    ANOTHER_STACK = r"""
+#include <sys/mman.h>
+#include <ucontext.h>
+static ucontext_t back, there;
+static void (*function)(void);
+static void enter(void) { function(); }
+void on_another_stack(void (*f)(void))
+{
+	function = f;
+	getcontext(&there);
+	there.uc_stack.ss_size = 1 << 20;
+	there.uc_stack.ss_sp = mmap(0, 1 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	there.uc_link = &back;
+	makecontext(&there, enter, 0);
+	swapcontext(&back, &there);
+}
+"""
+
+    def test_another_stack(self):
+        """What is below a stack pointer that points elsewhere cannot be known: such a thread does not lend."""
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-xc", "-", "-o", folder + "/stack.so"],
+                       input=self.ANOTHER_STACK, text=True, check=True)
+        for work in ("sum(range(3000))", "time.sleep(0.01)"):
+            target = Target(self, """
+import ctypes
+@ctypes.PYFUNCTYPE(None)
+def work():
+    say("there")
+    while not os.path.exists(STOP): WORK
+ctypes.PyDLL(SO).on_another_stack(work)
+say("back"); hear()
+""".replace("SO", repr(folder + "/stack.so")).replace("STOP", repr(self.flag())).replace("WORK", work))
+            self.assertEqual(target.hear(), "there")
+            result = lib.capture(target.pid, deadline=1)
+            self.assertEqual((result.code, result.refusal), (lib.REFUSED, "moment"), result.text)
+            open(self.stop, "w").close()
+            self.assertEqual(target.hear(), "back")
+            self.snapshot(target.pid)
+            target.end()
 
     def test_alternate_stack(self):
         """A C handler on sigaltstack() runs all the time; afterwards its stack is still set."""

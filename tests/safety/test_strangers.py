@@ -49,6 +49,24 @@ say(os.waitpid(-1, 0)[1] >> 8)
         self.assertEqual(signals, 0)
         self.assertEqual(target.hear(), 7)
 
+    def test_its_own_dead_children_stay_its_own(self):
+        """Zombies that look like a copy of ours, by their exit signal or by their status, are left to it."""
+        target = Target(self, r'''
+import ctypes
+libc = ctypes.CDLL(None)
+libc.syscall.restype = ctypes.c_long
+cloned = libc.syscall(56, 0, 0, 0, 0, 0)  # clone() with exit signal 0
+if cloned == 0: os._exit(7)
+forked = os.fork()
+if forked == 0: os._exit(107)
+say([cloned, forked]); hear()
+say([os.waitpid(cloned, -0x80000000), os.waitpid(forked, 0)])  # __WCLONE
+''')
+        cloned, forked = target.hear()
+        for _ in range(2):
+            self.snapshot(target.pid)
+        self.assertEqual(target.ask(), [[cloned, 7 << 8], [forked, 107 << 8]])
+
     def test_end_of_file_is_not_held_back(self):
         """A connection that the target closes is closed, copy or not."""
         code = r'''
