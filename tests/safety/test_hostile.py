@@ -49,7 +49,7 @@ class Stopped(Case):
 
     def test_native_code_is_waited_for(self):
         """Nothing is read while a C function that holds the GIL may be in the middle of a change."""
-        target = Target(self, "say(1); hear()\nsay('in'); sum(range(20000000)); say(time.monotonic()); hear()")
+        target = Target(self, "say(1); hear()\nsay('in'); sum(range(60000000)); say(time.monotonic()); hear()")
         target.hear()
         self.assertEqual(target.ask(), "in")
         result = lib.capture(target.pid)
@@ -369,6 +369,53 @@ say(bad)
         open(self.stop, "w").close()
         self.assertEqual(target.hear(), 0)
 
+    # Is in a restartable sequence half of the time. Its end sees whether the kernel still knows of it: what
+    # was interrupted there and not begun anew may be wrong.
+    RSEQ = r"""
+#include <stddef.h>
+extern const ptrdiff_t __rseq_offset;
+long sequences(long rounds)
+{
+	char *rseq = (char *)__builtin_thread_pointer() + __rseq_offset;
+	long lost = 0;
+	for (long i = 0; i < rounds; i++)
+		__asm__ volatile(
+			".pushsection __rseq_cs, \"aw\"\n.balign 32\n"
+			"9: .long 0, 0\n.quad 1f, 2f - 1f, 4f\n.popsection\n"
+			"leaq 9b(%%rip), %%rax\nmovq %%rax, 8(%1)\n"
+			"1: movl $100000, %%ecx\n3: decl %%ecx\njnz 3b\n"
+			"cmpq $0, 8(%1)\njne 2f\nincq %0\n"
+			"2: movq $0, 8(%1)\njmp 5f\n"
+			".byte 0x0f, 0xb9, 0x3d\n.long 0x53053053\n"
+			"4: nop\n"
+			"5: movl $100000, %%ecx\n6: decl %%ecx\njnz 6b\n"
+			: "+r"(lost) : "r"(rseq) : "rax", "rcx", "cc", "memory");
+	return lost;
+}
+"""
+
+    def test_restartable_sequence(self):
+        folder = tempfile.mkdtemp()
+        self.addCleanup(shutil.rmtree, folder)
+        subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-xc", "-", "-o", folder + "/rseq.so"],
+                       input=self.RSEQ, text=True, check=True)
+        target = Target(self, """
+import ctypes
+sequences = ctypes.CDLL(SO).sequences
+sequences.restype, sequences.argtypes = ctypes.c_long, [ctypes.c_long]
+say("ready")
+lost = rounds = 0
+while not os.path.exists(STOP):
+    lost += sequences(100); rounds += 100
+say([lost, rounds])
+""".replace("SO", repr(folder + "/rseq.so")).replace("STOP", repr(self.flag())))
+        target.hear()
+        self.assertLess(self.many(target, 20), 10)
+        open(self.stop, "w").close()
+        lost, rounds = target.hear()
+        self.assertEqual(lost, 0)
+        self.assertGreater(rounds, 100)
+
     ANOTHER_STACK = r"""
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -393,9 +440,11 @@ void on_another_stack(void (*f)(void))
         self.addCleanup(shutil.rmtree, folder)
         subprocess.run(["gcc", "-O2", "-shared", "-fPIC", "-xc", "-", "-o", folder + "/stack.so"],
                        input=self.ANOTHER_STACK, text=True, check=True)
-        for work in ("sum(range(3000))", "time.sleep(0.01)"):
+        for work in ("spin()", "time.sleep(0.01)"):
             target = Target(self, """
 import ctypes
+def spin():
+    for i in range(20000): pass
 @ctypes.PYFUNCTYPE(None)
 def work():
     say("there")
