@@ -112,9 +112,12 @@ static void show_suspect(struct ctl *c, const json_t *suspect)
 		else
 			show_path(c, path);
 	}
-	if (!json_array_size(paths) && json_integer_value(instances) > 0 && !unseen)
+	if (!json_array_size(paths) && more > 0)
+		fprintf(c->out, "  %s held by longer chains: ask with a larger --max-depth\n",
+			text_count(count, more));
+	else if (!json_array_size(paths) && json_integer_value(instances) > 0 && !unseen)
 		fputs("  nothing was found that holds them\n", c->out);
-	if (more > 0)
+	else if (more > 0)
 		fprintf(c->out, "  %s more in other ways\n", text_count(count, more));
 	if (unseen > 0)
 		fprintf(c->out, "  %s not looked at: the time was up\n", text_count(count, unseen));

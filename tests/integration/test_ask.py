@@ -236,6 +236,8 @@ class Files(Asking):
         self.assertEqual(d["suspects"][0]["other_instances"], 93)
         self.assertIn("93 % of 100 app.Session are held by app.SESSIONS",
                       self.ctl("chain", self.heap, "--type", "Session").out)
+        self.assertIn("1 held by longer chains: ask with a larger --max-depth",
+                      self.ctl("chain", self.heap, "--addr", "0x1000c0", "--max-depth", 1).out)
 
     def test_around(self):
         d = self.ask("backrefs", self.heap, "--addr", "0x1000c0")
