@@ -490,7 +490,7 @@ static void explanation_cut(struct explanation *x, const char *level, const char
 }
 
 static int fill_object(struct explain_suspect *out, const struct explanation *x,
-	const struct graph *g, struct paths_ctx *ctx, uint64_t addr, struct err *err)
+	const struct graph *g, struct paths_ctx *ctx, uint64_t addr, size_t max_steps, struct err *err)
 {
 	_cleanup_(path_group_release) struct path_group group = {0};
 	uint32_t node = 0;
@@ -514,6 +514,10 @@ static int fill_object(struct explain_suspect *out, const struct explanation *x,
 		return -ENOMEM;
 	if (group.root == PATH_UNREACHABLE && x->cut_level) {
 		out->unseen = 1;
+		return 0;
+	}
+	if (max_steps && group.n_steps_whole > max_steps) {
+		out->other_paths = out->other_instances = 1;
 		return 0;
 	}
 	out->n_paths = 1;
@@ -656,8 +660,8 @@ int explain(struct explanation *x, const struct graph *g, const struct explain_o
 		}
 	}
 	for (size_t i = 0; i < n_addrs && rc == 0; i++)
-		rc = fill_object(
-			&new.suspects[new.n_suspects++], &new, g, ctx, o->addrs[i], err);
+		rc = fill_object(&new.suspects[new.n_suspects++], &new, g, ctx, o->addrs[i],
+			o->max_steps, err);
 	if (rc == 0 && o->max_holders)
 		rc = fill_holders(&new, ctx, &reach, o);
 	if (rc == -ENOMEM)
