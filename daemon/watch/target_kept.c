@@ -50,9 +50,11 @@ void target_kept_type(struct target *t, struct target_type *ty)
 	for (size_t i = 0; i < t->kept.n_series; i++) {
 		struct store_series *s = &t->kept.series[i];
 
-		if (s->addr != ty->addr || !s->bytes || strcmp(s->type, ty->info.name))
+		if (s->addr != ty->addr || !s->bytes)
 			continue;
-		track_type_load(ty->track, s->bytes, s->n_bytes); /* else it begins anew */
+		/* Another class may live there now; and what cannot be taken begins anew. */
+		if (!strcmp(s->type, ty->info.name))
+			track_type_load(ty->track, s->bytes, s->n_bytes);
 		free(TAKE_PTR(s->bytes));
 	}
 }
@@ -74,6 +76,10 @@ static void save_series(struct target *t)
 	x.bytes = buf;
 	if (!r)
 		r = store_series_forget(t->o.store, id->pid, id->start_ticks, oldest_ms(t), &err);
+	/* Of types that were not met since the daemon started: they may be yet, by a census or a reading. */
+	for (size_t i = 0; i < t->kept.n_series && !r; i++)
+		if (t->kept.series[i].bytes && t->kept.series[i].at_ms >= oldest_ms(t))
+			r = store_series_put(t->o.store, &t->kept.series[i], &err);
 	for (size_t i = 0; i < t->n_types && !r; i++) {
 		const struct target_type *ty = t->types[i];
 

@@ -2,7 +2,10 @@
 """Verdicts on real programs, live: a few of the corpus (test_recordings has all of it) against the daemon, and
 what outlives a restart of it and of its target."""
 
+import contextlib
 import os
+import signal
+import sqlite3
 import subprocess
 import sys
 import unittest
@@ -13,6 +16,12 @@ from harness import Daemon, RootTest, Target  # noqa: E402
 
 LIVE = ["sessions", "few_of_many", "flushed_cache", "lru_fills"]
 LIVE_WINDOW, LIVE_WINDOWS = 6, 4
+
+
+def kept_types(state):
+    """Of which the store has a series."""
+    with contextlib.closing(sqlite3.connect(f"{state}/pyleak.db")) as db:
+        return {row[0] for row in db.execute("SELECT type FROM series")}
 
 
 class Live(RootTest):
@@ -48,6 +57,27 @@ class Kept(RootTest):
         # and so does the history
         points = again.ask("history", target.pid, "--type", "__main__.Session", "--since", "1h")["points"]
         self.assertLess(corpus.stamp(points[0]["at"]), corpus.stamp(first["first_seen"]))
+
+    def test_daemon_ends_before_it_has_met_the_type(self):
+        """What an earlier daemon kept outlives one that has seen nothing of its target."""
+        target = Target(self, self.LEAK)
+        target.hear()
+        config = {"growth": {"interval": "200ms", "warmup": "0s", "window": "6s", "min_objects": 100},
+                  "budget": {"cpu": "unlimited"}}
+        d = Daemon(self, target.pid, config=config)
+        first = d.wait_for(lambda: self.suspect(d, target.pid), what="verdict")
+        self.assertEqual(d.stop(), 0)
+        self.assertIn("__main__.Session", kept_types(d.state))
+        # Stopped it has no hits, and is read from outside after two seconds.
+        target.process.send_signal(signal.SIGSTOP)
+        slow = dict(config, growth=dict(config["growth"], interval="1m"))
+        between = Daemon(self, target.pid, config=slow, args=["--state-dir", d.state])
+        self.assertEqual(between.stop(), 0)
+        self.assertIn("__main__.Session", kept_types(d.state))
+        target.process.send_signal(signal.SIGCONT)
+        again = Daemon(self, target.pid, config=config, args=["--state-dir", d.state])
+        second = again.wait_for(lambda: self.suspect(again, target.pid), what="verdict")
+        self.assertEqual(second["first_seen"], first["first_seen"])
 
     def test_target_restarts(self):
         """What leaked before needs no more than a window."""
