@@ -26,6 +26,7 @@
 #define REST_SLOTS    12  /* three windows, in which a level */
 #define REST          0.1 /* varies less, as a share of itself: it has come to rest */
 #define BOUND_FADE    0.95
+#define FROM_MS       1000 /* that the end of the warm-up may be off from one life of the daemon to the next */
 #define PLATEAU_ROOM  1.1 /* above what the service always grew to, by so much, is news */
 #define LOAD_TIERS    2   /* of six windows: what grows for longer is no load but leaks itself */
 #define LOAD_RISE     1.1 /* so much must a gauge rise, from the first third to the last, */
@@ -775,6 +776,13 @@ static void judge_slots(struct judge *j, const struct look *l, struct track_verd
 	set_growth(j, v, TRACK_WATCH, &w, l->now, why_no_leak ? why_no_leak : more, why_no_leak != NULL);
 }
 
+/* The settings have changed, or when the process started is another time: by more than it is off whenever
+ * somebody works it out from two clocks. */
+static bool begins_anew(const struct judge *j, const struct series *s, int64_t slot_ms, int64_t from_ms)
+{
+	return j->slot_ms != slot_ms || llabs(j->from_ms - from_ms) > FROM_MS || j->frame != s->frame || !j->tiers;
+}
+
 void judge(struct judge *j, const struct track_config *c, int64_t usable_from_ms, const struct series *s,
 	double bound, const struct judge_load *load, struct track_verdict *v)
 {
@@ -796,7 +804,7 @@ void judge(struct judge *j, const struct track_config *c, int64_t usable_from_ms
 			v->reason = "steady";
 		return;
 	}
-	if (j->slot_ms != slot_ms || j->from_ms != usable_from_ms || j->frame != s->frame || !j->tiers) {
+	if (begins_anew(j, s, slot_ms, usable_from_ms)) {
 		j->slot_ms = slot_ms;
 		j->from_ms = usable_from_ms;
 		rebuild(j, s);

@@ -697,6 +697,33 @@ static void test_kept(void **state)
 	assert_int_equal(g.delta, 50 * 60 - 10);
 }
 
+/* When the process started is worked out from two clocks, and off by a little each time: what was kept of its
+ * series is not judged anew for that. */
+static void test_kept_start(void **state)
+{
+	struct track *t[3];
+	struct track_type *ty[3];
+	static uint8_t buf[3][TRACK_SAVED_MAX];
+	size_t n[3];
+
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(track_new(&defaults, T0 - 24 * H + (i == 2) * 3, &t[i]), 0);
+		ty[i] = track_type_get(t[i], 1, "a.B");
+	}
+	for (int64_t ms = 0; ms < 10 * H; ms += 10 * S)
+		sample(t[0], ty[0], T0 + ms, 1000 + ms / S + ms / S % 60 * 100, 0, 0);
+	n[0] = track_type_save(ty[0], buf[0], sizeof(buf[0]));
+	for (int i = 1; i < 3; i++) {
+		assert_int_equal(track_type_load(ty[i], buf[0], n[0]), 0);
+		sample(t[i], ty[i], T0 + 10 * H, 37000, 0, 0);
+		n[i] = track_type_save(ty[i], buf[i], sizeof(buf[i]));
+	}
+	assert_int_equal(n[1], n[2]);
+	assert_memory_equal(buf[1], buf[2], n[1]);
+	for (int i = 0; i < 3; i++)
+		track_free(t[i]);
+}
+
 /* Where deaths are not seen, the level rises by births and is known by as much less: no growth. */
 static void test_bounds(void **state)
 {
@@ -1044,6 +1071,7 @@ int main(void)
 		cmocka_unit_test(test_level_becomes_known),
 		cmocka_unit_test(test_expectation),
 		cmocka_unit_test(test_kept),
+		cmocka_unit_test(test_kept_start),
 		cmocka_unit_test(test_bounds),
 		cmocka_unit_test(test_time),
 		cmocka_unit_test(test_gaps),
