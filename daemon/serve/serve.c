@@ -57,7 +57,9 @@ struct conn {
 	struct conn *prev, *next;
 	int fd;
 	struct serve_peer peer;
-	sd_event_source *io, *timer, *defer;
+	sd_event_source *io, *timer;
+	struct conn *next_turn; /* behind it in serve.turns */
+	bool waits;             /* it is in there */
 	struct serve_request *request;
 	struct chunk *out, **out_tail;
 	size_t out_bytes;
@@ -81,6 +83,8 @@ struct serve {
 	serve_handler handler;
 	void *userdata;
 	struct conn *conns;
+	struct conn *turns, **turns_tail; /* what can go on without anything new from its client */
+	sd_event_source *turn;
 	unsigned n_conns, n_unprivileged;
 	size_t queued;
 	uint64_t request_timeout_us, idle_timeout_us;
@@ -277,6 +281,38 @@ static void conn_queue_error(struct conn *c, int exit_code, const char *message)
 		c->dead = true;
 }
 
+/* ---- turns ---------------------------------------------------------------------------------- */
+
+/* Its next step is taken from the event loop, after that of those who wait already. Who sends many requests
+ * at once gets one served a turn, and all other events of the daemon come first. */
+static void conn_later(struct conn *c)
+{
+	struct serve *s = c->s;
+
+	if (c->waits)
+		return;
+	c->waits = true;
+	c->next_turn = NULL;
+	*s->turns_tail = c;
+	s->turns_tail = &c->next_turn;
+	sd_event_source_set_enabled(s->turn, SD_EVENT_ON);
+}
+
+static void conn_not_later(struct conn *c)
+{
+	struct serve *s = c->s;
+	struct conn **at = &s->turns;
+
+	if (!c->waits)
+		return;
+	while (*at != c)
+		at = &(*at)->next_turn;
+	*at = c->next_turn;
+	if (!*at)
+		s->turns_tail = at;
+	c->waits = false;
+}
+
 /* ---- life and death of a connection --------------------------------------------------------- */
 
 static void request_hangup(struct conn *c)
@@ -297,9 +333,9 @@ static void conn_free(struct conn *c)
 	struct serve *s = c->s;
 
 	request_hangup(c);
+	conn_not_later(c);
 	sd_event_source_disable_unref(c->io);
 	sd_event_source_disable_unref(c->timer);
-	sd_event_source_disable_unref(c->defer);
 	close(c->fd);
 	while (c->out) {
 		struct chunk *k = c->out;
@@ -326,7 +362,7 @@ static void conn_rearm(struct conn *c)
 	uint64_t deadline = UINT64_MAX;
 
 	if (c->dead) {
-		sd_event_source_set_enabled(c->defer, SD_EVENT_ONESHOT);
+		conn_later(c);
 		return;
 	}
 	if (!c->eof && c->in_len < sizeof(c->in))
@@ -393,32 +429,35 @@ out:
 	json_decref(root);
 }
 
-/* Serves the lines that have come, one after the other, as long as the client takes the answers. */
+/* Serves the first of the lines that have come, if the client takes the answers. */
 static void conn_process(struct conn *c)
 {
-	size_t done = 0;
+	char *end = NULL;
 
-	c->processing = true;
-	while (!c->dead && !c->request && c->out_bytes < OUTPUT_HIGH) {
-		char *line = c->in + done, *end = memchr(line, '\n', c->in_len - done);
+	if (!c->dead && !c->request && c->out_bytes < OUTPUT_HIGH)
+		end = memchr(c->in, '\n', c->in_len);
+	if (end) {
+		size_t done = (size_t)(end + 1 - c->in);
 
-		if (!end)
-			break;
+		c->processing = true;
 		c->half = false;
-		done = end + 1 - c->in;
 		c->idle_since = now_us();
 		if (c->skipping)
 			c->skipping = false;
 		else
-			conn_request(c, line, end - line);
+			conn_request(c, c->in, (size_t)(end - c->in));
 		if (c->out)
 			conn_flush(c);
+		c->processing = false;
+		c->in_len -= done;
+		memmove(c->in, c->in + done, c->in_len);
 	}
-	c->processing = false;
-	memmove(c->in, c->in + done, c->in_len - done);
-	c->in_len -= done;
 	if (c->dead || c->request || c->out_bytes >= OUTPUT_HIGH)
 		return;
+	if (memchr(c->in, '\n', c->in_len)) {
+		conn_later(c);
+		return;
+	}
 	/* What is left is the beginning of a line. */
 	if (c->skipping || c->in_len == sizeof(c->in)) {
 		if (!c->skipping)
@@ -475,9 +514,17 @@ static int on_io(sd_event_source *source, int fd, uint32_t revents, void *arg)
 	return 0;
 }
 
-static int on_defer(sd_event_source *source, void *arg)
+static int on_turn(sd_event_source *source, void *arg)
 {
-	conn_step(arg);
+	struct serve *s = arg;
+	struct conn *c = s->turns;
+
+	if (c) {
+		conn_not_later(c);
+		conn_step(c);
+	}
+	if (!s->turns)
+		sd_event_source_set_enabled(source, SD_EVENT_OFF);
 	return 0;
 }
 
@@ -504,7 +551,7 @@ static void request_finish(struct conn *c)
 	conn_rearm(c);
 	/* The next request may have come already. Its handler is called from the event loop, not
 	 * from in here. */
-	sd_event_source_set_enabled(c->defer, SD_EVENT_ONESHOT);
+	conn_later(c);
 }
 
 void serve_reply(struct serve_request *q, json_t *result, int fd)
@@ -634,14 +681,9 @@ static int conn_new(struct serve *s, int fd, const struct serve_peer *peer)
 	if (r >= 0)
 		r = sd_event_add_time(
 			s->event, &c->timer, CLOCK_MONOTONIC, UINT64_MAX, 100000, on_timeout, c);
-	if (r >= 0)
-		r = sd_event_add_defer(s->event, &c->defer, on_defer, c);
-	if (r >= 0)
-		r = sd_event_source_set_enabled(c->defer, SD_EVENT_OFF);
 	if (r < 0) {
 		sd_event_source_disable_unref(c->io);
 		sd_event_source_disable_unref(c->timer);
-		sd_event_source_disable_unref(c->defer);
 		free(c);
 		return r;
 	}
@@ -844,12 +886,20 @@ int serve_open(sd_event *event, const char *path, serve_handler handler, void *u
 	s->group_name = "pyleak";
 	s->request_timeout_us = REQUEST_TIMEOUT_US;
 	s->idle_timeout_us = IDLE_TIMEOUT_US;
+	s->turns_tail = &s->turns;
 	s->spare_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
 	s->fd = passed_socket();
 	if (s->fd < 0)
 		r = listen_at(s, path, err);
 	if (!r) {
 		r = sd_event_add_io(event, &s->io, s->fd, EPOLLIN, on_accept, s);
+		if (r >= 0)
+			r = sd_event_add_defer(event, &s->turn, on_turn, s);
+		/* A deferred source is always ready: among its like it would come before all others. */
+		if (r >= 0)
+			r = sd_event_source_set_priority(s->turn, SD_EVENT_PRIORITY_NORMAL + 1);
+		if (r >= 0)
+			r = sd_event_source_set_enabled(s->turn, SD_EVENT_OFF);
 		if (r < 0)
 			err_set(err, r, "cannot watch the control socket: %s", strerror(-r));
 	}
@@ -887,6 +937,7 @@ void serve_free(struct serve *s)
 		conn_free(c);
 	}
 	sd_event_source_disable_unref(s->io);
+	sd_event_source_disable_unref(s->turn);
 	if (s->fd >= 0)
 		close(s->fd);
 	if (s->spare_fd >= 0)

@@ -77,11 +77,28 @@ static bool may_see(const struct ask *a, uid_t owner)
 	return a->peer->privileged || a->peer->uid == owner;
 }
 
+/* Whether this process is there and the client's business; else an error reply and false. To be asked before
+ * anything else that costs or tells something. */
+static bool may_ask_about(struct ask *a, pid_t pid, struct proc_info *ret)
+{
+	if (proc_info_get(pid, ret, NULL)) {
+		serve_reply_error(a->q, EXIT_NO, "pid %d: no such process", pid);
+		return false;
+	}
+	if (may_see(a, ret->uid))
+		return true;
+	serve_reply_error(a->q, EXIT_REFUSED,
+		"pid %d belongs to user %s: only that user, root and group pyleak may ask about it", pid,
+		ret->user);
+	return false;
+}
+
 /* The target of "pid", or an error reply and NULL. */
 static struct target *arg_target(struct ask *a)
 {
 	json_t *v = json_object_get(a->args, "pid");
 	char rule[128], reason[512];
+	struct proc_info p;
 	struct target *t;
 	pid_t pid;
 
@@ -92,6 +109,8 @@ static struct target *arg_target(struct ask *a)
 	pid = (pid_t)json_integer_value(v);
 	t = watch_target(a->w, pid);
 	if (!t) {
+		if (!may_ask_about(a, pid, &p))
+			return NULL;
 		watch_why(a->w, pid, rule, sizeof(rule), reason, sizeof(reason));
 		if (!strncmp(reason, "pid ", 4))
 			serve_reply_error(a->q, EXIT_NO, "%s", reason);
@@ -464,17 +483,8 @@ static void ask_why(struct ask *a)
 		serve_reply_error(a->q, EXIT_USAGE, "a process id is needed");
 		return;
 	}
-	if (proc_info_get((pid_t)pid, &p, NULL)) {
-		serve_reply_error(a->q, EXIT_NO, "pid %d: no such process", (int)pid);
+	if (!may_ask_about(a, (pid_t)pid, &p))
 		return;
-	}
-	if (!may_see(a, p.uid)) {
-		serve_reply_error(a->q, EXIT_REFUSED,
-			"pid %d belongs to user %s: only that user, root and group pyleak may ask "
-			"about it",
-			(int)pid, p.user);
-		return;
-	}
 	watched = watch_why(a->w, (pid_t)pid, rule, sizeof(rule), reason, sizeof(reason));
 	t = watch_target(a->w, (pid_t)pid);
 	doc = json_pack("{s:o, s:i, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o}", "at",

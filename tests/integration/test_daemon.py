@@ -354,6 +354,30 @@ class Requests(harness.RootTest):
             self.assertIn(answer["exit"], (1, 2), q)
         self.assertEqual(d.ask("status")["targets"][0]["pid"], t.pid)
 
+    def test_another_users_process(self):
+        """One that is not watched: who it belongs to is looked at first, and nothing else is told."""
+        t, other = harness.Target(self, IDLE), harness.Target(self, IDLE, name="secret-name.py")
+        t.hear(), other.hear()
+        d = harness.Daemon(self, t.pid)
+        s = socket.socket(socket.AF_UNIX)
+        self.addCleanup(s.close)
+        os.seteuid(65534)  # what the daemon learns of a client is of when it connects
+        try:
+            s.connect(d.socket)
+        except PermissionError:
+            self.skipTest("cannot run here: the folder for temporary files is closed to other users")
+        finally:
+            os.seteuid(0)
+        f = s.makefile("rw", encoding="utf-8")
+        self.addCleanup(f.close)
+        for pid in (t.pid, other.pid):
+            for verb in ("top", "growth", "history", "suspects", "dump", "why"):
+                f.write(json.dumps({"verb": verb, "args": {"pid": pid}}) + "\n")
+                f.flush()
+                answer = json.loads(f.readline())
+                self.assertEqual(answer.get("exit"), 4, (verb, answer))
+                self.assertIn("belongs to user root", answer["error"])
+
     def test_ctl_errors(self):
         t = harness.Target(self, IDLE)
         t.hear()

@@ -318,6 +318,31 @@ static void test_one_after_the_other(void **state)
 	close(fd);
 }
 
+/* Who sends many requests at once keeps nobody waiting, not one who sends two either. */
+static void test_many_at_once(void **state)
+{
+	static const char one[] = "{\"verb\":\"echo\",\"args\":{\"x\":1}}\n";
+	const size_t n = sizeof(one) - 1;
+	struct fixture *f = *state;
+	int greedy = dial(f), other = dial(f);
+	char *many = malloc(1000 * n + 1);
+
+	pump(f, 1);
+	for (int i = 0; i < 1000; i++)
+		memcpy(many + i * n, one, n + 1);
+	say(f, greedy, many); /* in one piece: all of it has come before anything is served */
+	say(f, other, "{\"verb\":\"echo\",\"args\":{\"x\":2}}\n{\"verb\":\"echo\",\"args\":{\"x\":3}}\n");
+	expect_echo(f, other, 2);
+	expect_echo(f, other, 3);
+	assert_in_range(f->calls, 1, 10);
+	for (int i = 0; i < 1000; i++)
+		expect_echo(f, greedy, 1);
+	assert_int_equal(f->calls, 1002);
+	free(many);
+	close(greedy);
+	close(other);
+}
+
 static void test_in_pieces(void **state)
 {
 	static const char text[] = "{\"verb\":\"echo\",\"args\":{\"x\":7}}\n";
@@ -975,6 +1000,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		T(test_modes),
 		T(test_one_after_the_other),
+		T(test_many_at_once),
 		T(test_in_pieces),
 		T(test_malformed),
 		T(test_deeply_nested),
