@@ -214,10 +214,12 @@ int probe_target_read(struct probe_target *t, struct probe_count **ret, size_t *
 	}
 	t->gone.n = 0;
 	if (ret_totals) {
-		*ret_totals = (struct probe_totals){.children = t->children, .gap = grown};
+		*ret_totals = (struct probe_totals){.children = t->children};
 		ret_totals->hits = slot_hits(t->probe, t->slot);
 		ret_totals->dropped = __atomic_load_n(&s->dropped, __ATOMIC_RELAXED) +
 				      __atomic_load_n(&s->lost, __ATOMIC_RELAXED) + t->gone.dropped;
+		ret_totals->gap = grown || ret_totals->dropped != t->told_dropped;
+		t->told_dropped = ret_totals->dropped;
 		ret_totals->run_ns = probe_target_spent_ns(t);
 		if (t->children)
 			ret_totals->children_delay_ns = t->probe->children.delay_ns;

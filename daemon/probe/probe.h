@@ -215,8 +215,8 @@ struct probe_count {
 
 struct probe_totals {
 	uint64_t hits;    /* probe hits of this target */
-	uint64_t dropped; /* events not counted because a table was full: data is lossy */
-	bool gap; /* a few hits since the last read may not be counted: the table has grown */
+	uint64_t dropped; /* events not counted because a table was full, so far */
+	bool gap; /* some hits or deaths since the last read may not be counted: one was, or has grown */
 	uint64_t run_ns; /* time spent in our programs for this target, estimate: hits x cost a hit,
 			 * and for cleaning its children */
 	uint64_t children; /* processes that inherited its breakpoints and were freed of them */

@@ -86,6 +86,7 @@ struct probe_target {
 	uint64_t children, sweeps, sweep_ns;
 
 	struct gone_list gone; /* not yet reported by probe_target_read() */
+	uint64_t told_dropped; /* by the last of them */
 
 	bool limit_reached; /* on_limit is due */
 	uint32_t armed;  /* number of the census that is out, 0: none */

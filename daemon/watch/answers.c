@@ -423,7 +423,7 @@ static void target_reason(const struct target *t, char *buf, size_t n)
 	snprintf(buf, n, "%s%s%s%s%s%s%s%s%s%s", target_census(t)->reason,
 		budget[0] ? "; " : "", budget, more, forks,
 		target_blocks_reason(t)[0] ? "; " : "", target_blocks_reason(t),
-		target_dropped(t) ? "; events were lost, no verdicts are given" : "",
+		target_dropped(t) ? "; events were lost: after each loss levels rest until the next census" : "",
 		p->seccomp_mode == 2
 			? "; under seccomp: a dump needs the capture helper's CAP_SYS_ADMIN and no "
 			  "filter on the helper itself"

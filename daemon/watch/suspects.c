@@ -18,7 +18,7 @@ int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n)
 	v = calloc(target_type_count(t) + 1, sizeof(*v));
 	if (!v)
 		return -ENOMEM;
-	for (size_t i = 0; i < target_type_count(t) && !target_dropped(t); i++) {
+	for (size_t i = 0; i < target_type_count(t); i++) {
 		const struct target_type *ty = target_type_at(t, i);
 		const struct track_verdict *verdict;
 

@@ -18,7 +18,7 @@ struct suspect {
 	bool tell;     /* it leads, and growth.suppress does not name it */
 };
 
-/* In no special order; *ret is malloc'ed. None where data is lossy. -ENOMEM. */
+/* In no special order; *ret is malloc'ed. -ENOMEM. */
 int suspects_of(const struct target *t, struct suspect **ret, size_t *ret_n);
 
 /* By how many a type of that name has grown since a window before it was first suspect; 0: it is no

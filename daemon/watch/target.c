@@ -299,7 +299,8 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	c->estimate = r->estimate;
 	/* Samples from counters may have been taken since its instant. */
 	take_sample(t, r->at_ms >= t->sampled_ms ? r->at_ms : now_realtime_ms(), true);
-	if (probe_target_scope(t->pt) != PROBE_EVERYTHING)
+	/* What was lost since the last reading may have been after the census's instant. */
+	if (probe_target_scope(t->pt) != PROBE_EVERYTHING || t->totals.gap)
 		types_gap(t);
 	answer_waiters(t, true);
 }

@@ -160,7 +160,8 @@ const struct governor *target_governor(const struct target *t);
 bool target_counts_all(const struct target *t);
 /* Of the time since it is watched, in which every birth and death was counted: 0..1. */
 double target_observed_share(const struct target *t);
-/* Counters lost because a table was full; data is lossy when not 0. */
+/* Events and types lost because a table was full, so far. Levels rest after each loss, until a census has
+ * the truth; allocs and frees stay too few. */
 uint64_t target_dropped(const struct target *t);
 /* As of the last sample. */
 const struct probe_totals *target_totals(const struct target *t);

@@ -416,6 +416,8 @@ int read_counters(struct target *t)
 		take_counts(ty, &c[i]);
 		ty->instances = c[i].instances;
 	}
+	if (t->totals.gap)
+		types_validate(t); /* of some the obituary may be lost */
 	return 0;
 }
 
@@ -597,8 +599,6 @@ enum track_quality target_type_quality(const struct target *t, const struct targ
 		return at_census(t) && ty->law.min == ty->law.max && !(ty->foreign && !ty->whole)
 			       ? TRACK_EXACT
 			       : TRACK_ESTIMATE;
-	if (t->dropped_types || t->totals.dropped)
-		return TRACK_ESTIMATE;
 	return counts_exactly(ty) && !(ty->foreign && !ty->whole) ? TRACK_EXACT : TRACK_ESTIMATE;
 }
 

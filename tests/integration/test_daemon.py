@@ -152,6 +152,38 @@ while True:
             self.assertEqual(a.code, 0, a.err)
             self.assertTrue(a.out.strip(), verb)
 
+    def test_lost_events(self):
+        """What was lost once is told for ever, and made up for by the next census: a leak is found."""
+        t = harness.Target(self, r"""
+import threading
+class Kept: pass
+kept = []
+def leak():
+    while True: kept.append(Kept()); time.sleep(0.002)
+say('up')
+hear()
+for i in range(20000): type('Passing', (), {})(); i % 100 or gc.collect()
+say('made')
+threading.Thread(target=leak, daemon=True).start()
+hear()
+""")
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        d.wait_for(lambda: d.ask("status")["targets"][0]["census"])
+        d.process.send_signal(signal.SIGSTOP)  # nobody empties the ring of events
+        try:
+            t.ask()
+        finally:
+            d.process.send_signal(signal.SIGCONT)
+        d.wait_for(lambda: d.ask("status")["targets"][0]["dropped"] > 100)
+        d.wait_for(lambda: [x for x in d.ask("suspects", t.pid)["suspects"]
+                            if x["type"] == "__main__.Kept" and x["verdict"] == "leak"])
+        row = d.top(t.pid, "--fresh")
+        self.assertNotIn("__main__.Passing", [k for k, x in row.items() if x["count"]])
+        status = d.ask("status")["targets"][0]
+        self.assertEqual(status["state"], "lossy")
+        self.assertIn("events were lost", status["reason"])
+
     def test_rules(self):
         yes = harness.Target(self, IDLE, name="wanted.py")
         no = harness.Target(self, IDLE, name="unwanted.py")

@@ -800,6 +800,10 @@ static void test_limits(void **state)
 	assert_true(n > 0 && n <= small.max_types);
 	assert_true(totals.dropped > 100 && totals.dropped < totals.hits);
 	assert_true(totals.run_ns >= totals.hits * 50);
+	assert_true(totals.gap);
+	freep(&c);
+	assert_int_equal(probe_target_read(x->t, &c, &n, &totals), 0);
+	assert_true(totals.dropped > 100 && !totals.gap); /* nothing more was lost since */
 	assert_int_equal(probe_census_arm(x->t, 1000000000), 0);
 	ask(x, "work 1", NULL, 0);
 	wait_census(x, 1);
