@@ -335,6 +335,18 @@ static int key_add(struct trigger_engine *e, const char *service, const char *tr
 	return 0;
 }
 
+/* Whether that firing of another engine is known. */
+static bool key_has(const struct trigger_engine *e, const struct key *k, int64_t at_ms)
+{
+	bool found;
+	size_t i = key_find(e, k->service, k->trigger, k->type, &found);
+
+	for (size_t n = 0; found && n < e->keys[i].n; n++)
+		if (e->keys[i].at_ms[n] == at_ms)
+			return true;
+	return false;
+}
+
 static int64_t cooldown_ms(const struct config_trigger *r)
 {
 	return (int64_t)(r->cooldown_ns / 1000000);
@@ -650,6 +662,78 @@ void trigger_engine_forget(struct trigger_engine *e, const char *service, int32_
 		*p = e->processes[--e->n_processes];
 		return;
 	}
+}
+
+/* ---- new rules ----------------------------------------------------------------------------------- */
+
+static bool when_same(const struct config_when *a, const struct config_when *b)
+{
+	bool same = a->kind == b->kind && a->verdict == b->verdict && a->count == b->count &&
+		    a->bytes == b->bytes && a->share == b->share && !a->type == !b->type &&
+		    a->n_children == b->n_children;
+
+	if (!same || (a->type && strcmp(a->type, b->type) != 0))
+		return false;
+	for (size_t i = 0; i < a->n_children; i++)
+		if (!when_same(&a->children[i], &b->children[i]))
+			return false;
+	return true;
+}
+
+static int hold_cmp(const void *a, const void *b)
+{
+	const struct hold *x = a, *y = b;
+
+	return x->rule != y->rule ? (x->rule > y->rule) - (x->rule < y->rule) : strcmp(x->type, y->type);
+}
+
+/* Of the other's rules the number here; n_rules: it is none any more. */
+static unsigned rule_now(const struct trigger_engine *e, const struct config_trigger *was)
+{
+	unsigned i = 0;
+
+	while (i < e->n_rules &&
+		(strcmp(e->rules[i].name, was->name) != 0 || !when_same(&e->rules[i].when, &was->when)))
+		i++;
+	return i;
+}
+
+static void renumber_holds(const struct trigger_engine *e, const struct trigger_engine *old, struct process *p)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < p->n_holds; i++) {
+		struct hold *h = &p->holds[i];
+
+		h->rule = rule_now(e, &old->rules[h->rule]);
+		if (h->rule < e->n_rules)
+			p->holds[n++] = *h;
+		else
+			hold_release(h);
+	}
+	p->n_holds = n;
+	if (n)
+		qsort(p->holds, n, sizeof(*p->holds), hold_cmp);
+}
+
+int trigger_engine_take_over(struct trigger_engine *e, struct trigger_engine *old)
+{
+	for (size_t i = 0; i < old->n_processes; i++)
+		renumber_holds(e, old, &old->processes[i]);
+	e->processes = TAKE_PTR(old->processes);
+	e->n_processes = old->n_processes;
+	old->n_processes = 0;
+	e->suppressed = old->suppressed;
+	e->last_ms = MAX(e->last_ms, old->last_ms);
+	for (size_t i = 0; i < old->n_keys; i++) {
+		const struct key *k = &old->keys[i];
+
+		for (size_t n = 0; n < k->n; n++)
+			if (!key_has(e, k, k->at_ms[n]) &&
+				key_add(e, k->service, k->trigger, k->type, k->at_ms[n]))
+				return -ENOMEM;
+	}
+	return 0;
 }
 
 uint64_t trigger_engine_suppressed(const struct trigger_engine *e)

@@ -68,6 +68,10 @@ void trigger_engine_free(struct trigger_engine *e);
 int trigger_engine_observe(struct trigger_engine *e, const struct trigger_observation *o,
 	struct trigger_firing **ret, size_t *ret_n);
 
+/* Goes on where the other one was, which is used no more: rules of one name and with the same conditions keep
+ * what is true and for how long, and cooldowns that only it knows of are kept. -ENOMEM: as far as it got. */
+int trigger_engine_take_over(struct trigger_engine *e, struct trigger_engine *old);
+
 /* Forget a target's hold state (it is gone); cooldowns stay. */
 void trigger_engine_forget(struct trigger_engine *e, const char *service, int32_t pid);
 

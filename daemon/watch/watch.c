@@ -669,6 +669,8 @@ int watch_configure(struct watch *w, const struct config *c, struct err *err)
 	r = new_triggers(w, c, &e);
 	if (r)
 		return err_set(err, r, "out of memory");
+	if (trigger_engine_take_over(e, w->triggers))
+		log_warning("what the triggers did before is not known any more: out of memory");
 	trigger_engine_free(w->triggers);
 	w->triggers = e;
 	w->o.config = c;

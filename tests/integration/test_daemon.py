@@ -213,6 +213,17 @@ hear()
         d.wait_for(lambda: "the old one stays in force" in d.log())
         self.assertEqual([no.pid], [x["pid"] for x in d.ask("status")["targets"]])
 
+    def test_hold_outlives_a_reload(self):
+        t = harness.Target(self, IDLE)
+        t.hear()
+        d = harness.Daemon(self, t.pid, config=dict(harness.Daemon.DEFAULTS, triggers=[
+            {"name": "big", "when": {"rss_above": "1MiB"}, "hold": "5s", "do": ["dump"]}]))
+        for i in range(9):
+            time.sleep(1)
+            d.process.send_signal(signal.SIGHUP)
+            d.wait_for(lambda n=i: d.log().count("configuration reloaded") > n)
+        self.assertEqual(d.log().count("trigger big"), 1, d.log())
+
     def test_exec_becomes_another_target(self):
         code = "say('up'); hear(); os.execv(sys.executable, [sys.executable, '-c', " \
                "\"import sys\\nclass After: pass\\nk = [After() for _ in range(777)]\\n" \

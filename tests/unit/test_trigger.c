@@ -425,6 +425,70 @@ static void test_many(void **state)
 	trigger_engine_free(NULL);
 }
 
+/* The configuration is read anew: what was true still is, under whatever number its rule has. */
+static void test_take_over(void **state)
+{
+	static const char big[] = "  - {name: big, when: {rss_above: 1GiB}, hold: 1h}\n";
+	static const char leak[] = "  - {name: leak, when: {verdict: leak}, hold: 1h, cooldown: 0s}\n";
+	static const char none[] = "  - {name: none, when: {rss_above: 9GiB}}\n";
+	static const char more[] = "  - {name: big, when: {rss_above: 2GiB}, hold: 1h}\n";
+	struct trigger_type_state one = {"a.B", 1, 0, -1, TRACK_LEAK};
+	struct trigger_engine *e = NULL;
+	size_t fired[2] = {0};
+
+	/* Every half hour, in one order and in the other; and one whose condition is another each time. */
+	for (int minute = 0; minute <= 200; minute++) {
+		_cleanup_free_ struct trigger_firing *f = NULL;
+		struct trigger_observation o = seen(T0 + minute * MIN_ms, &one, 1);
+		struct trigger_engine *old = e;
+		char rules[512];
+		size_t n;
+
+		if (minute % 30 == 0) {
+			snprintf(rules, sizeof(rules), "%s%s%s", minute % 60 ? none : leak, minute % 60 ? leak : "",
+				minute % 60 ? more : big);
+			e = engine(rules);
+			if (old)
+				assert_int_equal(trigger_engine_take_over(e, old), 0);
+			trigger_engine_free(old);
+		}
+		o.rss_bytes = UINT64_C(3) << 30;
+		assert_int_equal(trigger_engine_observe(e, &o, &f, &n), 0);
+		for (size_t i = 0; i < n; i++) {
+			assert_string_equal(f[i].trigger, "leak");
+			fired[0]++;
+			fired[1] = (size_t)minute;
+		}
+	}
+	/* Once, and a cooldown of 0 means until it was false. */
+	assert_int_equal(fired[0], 1);
+	assert_int_equal(fired[1], 60);
+	trigger_engine_free(e);
+}
+
+/* A firing that nobody could write down holds back all the same; one that is known twice counts once. */
+static void test_take_over_firings(void **state)
+{
+	static const char rule[] = "  - {name: leak, when: {verdict: leak}, cooldown: 1h, per_day: 2}\n";
+	struct trigger_engine *a = engine(rule), *b = engine(rule);
+	struct trigger_type_state one = {"a.B", 1, 0, -1, TRACK_LEAK};
+	struct trigger_observation o = seen(T0, &one, 1);
+	struct trigger_record r = {.service = "app", .trigger = "leak", .type = "a.B", .at_ms = T0};
+
+	assert_int_equal(observe(a, &o, NULL), 1);
+	assert_int_equal(trigger_engine_take_over(b, a), 0);
+	trigger_engine_free(a);
+	o.at_ms += 30 * MIN_ms;
+	assert_int_equal(observe(b, &o, NULL), 0);
+	a = engine(rule);
+	assert_int_equal(trigger_engine_import(a, &r), 0);
+	assert_int_equal(trigger_engine_take_over(a, b), 0);
+	trigger_engine_free(b);
+	o.at_ms += HOUR;
+	assert_int_equal(observe(a, &o, NULL), 1);
+	trigger_engine_free(a);
+}
+
 /* Records as they might lie in a damaged database. */
 static void test_import(void **state)
 {
@@ -465,6 +529,8 @@ int main(void)
 		cmocka_unit_test(test_hold_of_a_type),
 		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_import),
+		cmocka_unit_test(test_take_over),
+		cmocka_unit_test(test_take_over_firings),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
