@@ -597,20 +597,40 @@ void dump_manager_configure(struct dump_manager *m, const struct dump_settings *
 	m->s = *s;
 }
 
+/* Whether there is room for one of this kind. Nobody fills the queue alone, and all who ask do not fill it for
+ * what triggers want. */
+static bool may_queue(const struct dump_manager *m, const struct dump_request *r, struct err *err)
+{
+	bool manual = !strcmp(r->trigger, "manual");
+	unsigned all = 0, same = 0, own = 0;
+
+	for (const struct job *j = m->first; j; j = j->next) {
+		all++;
+		same += !strcmp(j->r.trigger, "manual");
+		own += j->r.limited && j->r.asked_by == r->asked_by;
+	}
+	if (r->limited && own >= DUMP_QUEUE_USER) {
+		err_set(err, -EBUSY, "%u dumps of this user are waiting already: try again later", own);
+		return false;
+	}
+	if (all < DUMP_QUEUE_MAX && !(manual && same >= DUMP_QUEUE_MANUAL))
+		return true;
+	err_set(err, -EBUSY, "%u dumps are waiting already, one runs at a time: try again later", all);
+	return false;
+}
+
 int dump_start(struct dump_manager *m, const struct dump_request *r, char ret_id[DUMP_ID_MAX],
 	struct err *err)
 {
-	struct job *j, **tail;
-	unsigned n = 0;
+	struct job *j, **tail = &m->first;
 	int k;
 
-	for (tail = &m->first; *tail; tail = &(*tail)->next)
-		n++;
-	if (n >= DUMP_QUEUE_MAX) {
+	if (!may_queue(m, r, err)) {
 		count_refusal(m, CAPTURE_BY_QUEUE);
-		return err_set(err, -EBUSY,
-			"%u dumps are waiting already, one runs at a time: try again later", n);
+		return -EBUSY;
 	}
+	while (*tail)
+		tail = &(*tail)->next;
 	j = calloc(1, sizeof(*j));
 	if (!j)
 		return err_set(err, -ENOMEM, "out of memory");

@@ -27,6 +27,8 @@
 
 #define CAPTURE_SOCKET_PATH "/run/pyleak/capture.sock"
 #define DUMP_QUEUE_MAX      16
+#define DUMP_QUEUE_MANUAL   12 /* of those that somebody asks for: triggers find room */
+#define DUMP_QUEUE_USER     4  /* of one user's */
 #define DUMP_TYPES_MAX      16
 
 struct dump_manager;
@@ -57,6 +59,8 @@ struct dump_request {
 	uint64_t grown[DUMP_TYPES_MAX];
 	const json_t *growth; /* of those types (suspects_growth()), borrowed; or NULL */
 	bool force;
+	bool limited;    /* asked for by an ordinary user, this one: */
+	uid_t asked_by;
 	void *userdata;
 	/* Both may be NULL. on_done is called exactly once, unless dump_forget() came first. */
 	void (*on_progress)(void *userdata, const char *text);
@@ -68,7 +72,8 @@ int dump_manager_new(sd_event *event, struct store *store, struct dump_manager *
 void dump_manager_free(struct dump_manager *m);
 void dump_manager_configure(struct dump_manager *m, const struct dump_settings *s);
 
-/* Queues a dump. ret_id receives its id. -EBUSY: DUMP_QUEUE_MAX are waiting. */
+/* Queues a dump. ret_id receives its id. -EBUSY: DUMP_QUEUE_MAX are waiting, or as many as one of this kind may
+ * wait behind. */
 int dump_start(struct dump_manager *m, const struct dump_request *r, char ret_id[DUMP_ID_MAX],
 	struct err *err);
 

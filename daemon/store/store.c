@@ -827,15 +827,18 @@ int store_dump_trim(struct store *s, uint64_t max_bytes, struct err *err)
 	_cleanup_free_ struct store_dump *list = NULL;
 	uint64_t sum = 0;
 	int removed = 0, r;
-	size_t n;
+	size_t n, newest;
 
 	r = store_dump_list(s, &list, &n, err);
 	if (r)
 		return r;
-	for (size_t i = 0; i < n; i++)
-		if (!strcmp(list[i].state, "done"))
+	newest = n;
+	for (size_t i = n; i-- > 0;)
+		if (!strcmp(list[i].state, "done")) {
 			sum += list[i].bytes;
-	for (size_t i = n; i-- > 0 && sum > max_bytes;) {
+			newest = i;
+		}
+	for (size_t i = n; i-- > newest + 1 && sum > max_bytes;) {
 		if (strcmp(list[i].state, "done"))
 			continue;
 		r = store_dump_remove(s, list[i].id, err);
@@ -861,6 +864,20 @@ int store_firing_add(struct store *s, const struct trigger_record *rec, struct e
 		sqlite3_bind_int64(st, 4, rec->at_ms);
 	}
 	return run(s, st, "note that a trigger fired", err);
+}
+
+int store_firing_remove(struct store *s, const struct trigger_record *rec, struct err *err)
+{
+	_cleanup_stmt_ sqlite3_stmt *st = prepare(s,
+		"DELETE FROM firings WHERE service = ?1 AND trigger = ?2 AND type = ?3 AND at_ms = ?4");
+
+	if (st) {
+		bind_text(st, 1, rec->service);
+		bind_text(st, 2, rec->trigger);
+		bind_text(st, 3, rec->type);
+		sqlite3_bind_int64(st, 4, rec->at_ms);
+	}
+	return run(s, st, "note that nothing came of a trigger", err);
 }
 
 static int forget_firings(struct store *s, int64_t before_ms, struct err *err)

@@ -53,10 +53,13 @@ int store_dump_get(struct store *s, const char *id, struct store_dump *ret, stru
 /* Newest first; malloc'ed. */
 int store_dump_list(struct store *s, struct store_dump **ret, size_t *ret_n, struct err *err);
 int store_dump_remove(struct store *s, const char *id, struct err *err);
-/* Removes the oldest dumps until all of them together are within max_bytes; number removed. */
+/* Removes the oldest dumps until all of them together are within max_bytes, but never the newest: whoever asked
+ * for it was told that it is there. Number removed. */
 int store_dump_trim(struct store *s, uint64_t max_bytes, struct err *err);
 
 int store_firing_add(struct store *s, const struct trigger_record *r, struct err *err);
+/* Nothing came of it. */
+int store_firing_remove(struct store *s, const struct trigger_record *r, struct err *err);
 /* Firings since since_ms, oldest first; malloc'ed. Older than that and 30 days are deleted. */
 int store_firing_list(struct store *s, int64_t since_ms, struct trigger_record **ret, size_t *ret_n,
 	struct err *err);

@@ -42,6 +42,7 @@ struct key {
 	char *service, *trigger, *type;
 	int64_t *at_ms; /* ascending */
 	size_t n;
+	int64_t again_ms; /* not before; nothing came of the last one */
 };
 
 struct trigger_engine {
@@ -295,16 +296,15 @@ static size_t key_find(const struct trigger_engine *e, const char *service, cons
 	return lo;
 }
 
-static int key_add(struct trigger_engine *e, const char *service, const char *trigger,
-	const char *type, int64_t at_ms)
+/* That key, which may be new; NULL: no room. */
+static struct key *key_get(
+	struct trigger_engine *e, const char *service, const char *trigger, const char *type)
 {
-	int64_t *times;
-	struct key *k;
 	bool found;
-	size_t i = key_find(e, service, trigger, type, &found), pos;
+	size_t i = key_find(e, service, trigger, type, &found);
 
 	if (!found) {
-		struct key new = {strdup(service), strdup(trigger), strdup(type), NULL, 0};
+		struct key new = {.service = strdup(service), .trigger = strdup(trigger), .type = strdup(type)};
 		struct key *keys = NULL;
 
 		if (e->n_keys < KEYS_MAX)
@@ -313,13 +313,24 @@ static int key_add(struct trigger_engine *e, const char *service, const char *tr
 			e->keys = keys;
 		if (!keys || !new.service || !new.trigger || !new.type) {
 			key_release(&new);
-			return -ENOMEM;
+			return NULL;
 		}
 		memmove(&keys[i + 1], &keys[i], (e->n_keys - i) * sizeof(*keys));
 		keys[i] = new;
 		e->n_keys++;
 	}
-	k = &e->keys[i];
+	return &e->keys[i];
+}
+
+static int key_add(struct trigger_engine *e, const char *service, const char *trigger,
+	const char *type, int64_t at_ms)
+{
+	struct key *k = key_get(e, service, trigger, type);
+	int64_t *times;
+	size_t pos;
+
+	if (!k)
+		return -ENOMEM;
 	if (k->n >= FIRINGS_MAX) { /* the oldest no longer matters for any quota */
 		memmove(k->at_ms, k->at_ms + 1, (k->n - 1) * sizeof(*k->at_ms));
 		k->n--;
@@ -369,9 +380,10 @@ static void prune(struct trigger_engine *e, int64_t now)
 
 		while (old < k->n && now - k->at_ms[old] > longest)
 			old++;
-		memmove(k->at_ms, k->at_ms + old, (k->n - old) * sizeof(*k->at_ms));
+		if (old)
+			memmove(k->at_ms, k->at_ms + old, (k->n - old) * sizeof(*k->at_ms));
 		k->n -= old;
-		if (k->n)
+		if (k->n || k->again_ms > now)
 			e->keys[out++] = *k;
 		else
 			key_release(k);
@@ -382,10 +394,11 @@ static void prune(struct trigger_engine *e, int64_t now)
 /* The clock went back: a firing in its future would hold back until then, a year if need be. */
 static void clamp_future(struct trigger_engine *e, int64_t now)
 {
-	if (now < e->last_ms)
-		for (size_t i = 0; i < e->n_keys; i++)
-			for (size_t n = 0; n < e->keys[i].n; n++)
-				e->keys[i].at_ms[n] = MIN(e->keys[i].at_ms[n], now);
+	for (size_t i = 0; now < e->last_ms && i < e->n_keys; i++) {
+		e->keys[i].again_ms = MIN(e->keys[i].again_ms, now);
+		for (size_t n = 0; n < e->keys[i].n; n++)
+			e->keys[i].at_ms[n] = MIN(e->keys[i].at_ms[n], now);
+	}
 	e->last_ms = now;
 }
 
@@ -404,7 +417,8 @@ static bool may_fire(struct trigger_engine *e, const struct config_trigger *r, c
 	for (size_t n = 0; n < k->n; n++) {
 		today += now - k->at_ms[n] < DAY_MS;
 	}
-	return (!k->n || now - k->at_ms[k->n - 1] >= cooldown_ms(r)) && today < r->per_day;
+	return (!k->n || now - k->at_ms[k->n - 1] >= cooldown_ms(r)) && today < r->per_day &&
+	       now >= k->again_ms;
 }
 
 static int64_t clamp_time(int64_t ms)
@@ -648,6 +662,43 @@ int trigger_engine_observe(struct trigger_engine *e, const struct trigger_observ
 	return 0;
 }
 
+static const struct config_trigger *rule_named(const struct trigger_engine *e, const char *name)
+{
+	for (size_t i = 0; i < e->n_rules; i++)
+		if (!strcmp(e->rules[i].name, name))
+			return &e->rules[i];
+	return NULL;
+}
+
+void trigger_engine_release(
+	struct trigger_engine *e, const struct trigger_record *r, int32_t pid, int64_t retry_ms)
+{
+	const struct config_trigger *rule = rule_named(e, r->trigger);
+	bool found;
+	size_t i = key_find(e, r->service, r->trigger, r->type, &found);
+	struct key *k = &e->keys[i];
+
+	if (!rule || !found)
+		return;
+	for (size_t n = 0; n < k->n; n++)
+		if (k->at_ms[n] == r->at_ms) {
+			memmove(k->at_ms + n, k->at_ms + n + 1, (k->n - n - 1) * sizeof(*k->at_ms));
+			k->n--;
+			break;
+		}
+	if (rule->cooldown_ns)
+		retry_ms = MIN(retry_ms, cooldown_ms(rule));
+	k->again_ms = r->at_ms + retry_ms;
+	for (size_t p = 0; p < e->n_processes; p++) {
+		struct process *of = &e->processes[p];
+
+		for (size_t h = 0; of->pid == pid && h < of->n_holds; h++)
+			if (&e->rules[of->holds[h].rule] == rule && !strcmp(of->holds[h].type, r->type) &&
+				!strcmp(of->service, r->service))
+				of->holds[h].fired = false;
+	}
+}
+
 void trigger_engine_forget(struct trigger_engine *e, const char *service, int32_t pid)
 {
 	char name[256];
@@ -727,11 +778,16 @@ int trigger_engine_take_over(struct trigger_engine *e, struct trigger_engine *ol
 	e->last_ms = MAX(e->last_ms, old->last_ms);
 	for (size_t i = 0; i < old->n_keys; i++) {
 		const struct key *k = &old->keys[i];
+		struct key *now;
 
 		for (size_t n = 0; n < k->n; n++)
 			if (!key_has(e, k, k->at_ms[n]) &&
 				key_add(e, k->service, k->trigger, k->type, k->at_ms[n]))
 				return -ENOMEM;
+		now = key_get(e, k->service, k->trigger, k->type);
+		if (!now)
+			return -ENOMEM;
+		now->again_ms = k->again_ms;
 	}
 	return 0;
 }

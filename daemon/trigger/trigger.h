@@ -29,6 +29,7 @@
 #include "daemon/config/config.h"
 
 struct trigger_engine;
+struct trigger_record;
 
 /* What is known of one target at one time. Types without a count (unknown level) have
  * count INT64_MIN and match no count_above. */
@@ -67,6 +68,11 @@ void trigger_engine_free(struct trigger_engine *e);
  * as suppressed, once until it fires or becomes false. */
 int trigger_engine_observe(struct trigger_engine *e, const struct trigger_observation *o,
 	struct trigger_firing **ret, size_t *ret_n);
+
+/* Nothing came of that firing of this process: it may fire again after retry_ms, or its cooldown if that is
+ * less, and does not count among per_day. */
+void trigger_engine_release(
+	struct trigger_engine *e, const struct trigger_record *r, int32_t pid, int64_t retry_ms);
 
 /* Goes on where the other one was, which is used no more: rules of one name and with the same conditions keep
  * what is true and for how long, and cooldowns that only it knows of are kept. -ENOMEM: as far as it got. */

@@ -959,6 +959,8 @@ static void ask_dump(struct ask *a)
 	r.id = target_info(t)->id;
 	r.uid = target_info(t)->uid;
 	r.force = arg_bool(a, "force", false);
+	r.limited = !a->peer->privileged;
+	r.asked_by = a->peer->uid;
 	snprintf(r.comm, sizeof(r.comm), "%s", target_info(t)->comm);
 	if (r.force && !a->peer->privileged) {
 		serve_reply_error(a->q, EXIT_REFUSED,

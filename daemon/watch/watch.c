@@ -8,12 +8,18 @@
 #include "daemon/util/log.h"
 #include "daemon/util/units.h"
 #include "daemon/watch/suspects.h"
+#include "pyleak/control.h"
 
 #define SCAN_US     2000000ULL
 #define RETRY_MS    10000 /* a Python that is still starting up, or that could not be attached */
 #define FIRST_LOOKS 3
 #define LOOK_AGAIN  8 /* a known pid is looked at again every so many scans: it may have changed */
 #define NOTES_MAX   1024
+
+/* A dump that a trigger wanted and did not get is tried again so much later: one that was refused, which costs
+ * its target next to nothing, and one that failed. */
+#define REFUSED_RETRY_MS (10 * 60 * 1000LL)
+#define FAILED_RETRY_MS  (60 * 60 * 1000LL)
 
 /* Of one CPU, for all targets together while they are few. Of many there is more to do beside these:
  * with TARGETS_MANY it is half as much, so that all that the daemon does stays below half a percent. */
@@ -46,8 +52,18 @@ struct note {
 	char dump[DUMP_ID_MAX];
 };
 
+/* Firings that wait for what comes of their dump. */
+struct asked {
+	struct watch *w;
+	struct asked *next;
+	pid_t pid;
+	size_t n;
+	struct trigger_record v[];
+};
+
 struct watch {
 	struct watch_options o;
+	struct asked *asked;
 	struct target **targets;
 	size_t n_targets, cap_targets;
 	struct seen *seen;
@@ -142,17 +158,40 @@ const struct watch_options *watch_get_options(const struct watch *w)
 	return &w->o;
 }
 
-static void on_dump_done(void *userdata, const struct dump_outcome *o)
+/* No dump came of them, so that they shall not hold back the next one for hours. */
+static void release_firings(struct watch *w, const struct asked *a, int64_t retry_ms)
 {
-	(void)userdata;
-	(void)o; /* dump.c has logged it */
+	struct err err = {{0}};
+
+	for (size_t i = 0; i < a->n; i++) {
+		trigger_engine_release(w->triggers, &a->v[i], a->pid, retry_ms);
+		if (store_firing_remove(w->o.store, &a->v[i], &err))
+			log_warning("a firing of %s without a dump is kept: %s", a->v[i].trigger, err.msg);
+	}
 }
 
-static void start_dump(struct watch *w, struct target *t, const struct trigger_firing *f, size_t n)
+/* The target may be gone: then there is nothing to try again. dump.c has logged it. */
+static void on_dump_done(void *userdata, const struct dump_outcome *o)
+{
+	struct asked *a = userdata, **at = &a->w->asked;
+
+	if (o->exit_code == EXIT_REFUSED)
+		release_firings(a->w, a, REFUSED_RETRY_MS);
+	else if (o->exit_code == EXIT_BROKEN)
+		release_firings(a->w, a, FAILED_RETRY_MS);
+	while (*at != a)
+		at = &(*at)->next;
+	*at = a->next;
+	free(a);
+}
+
+/* Takes *asked over if there will be an outcome. */
+static void start_dump(struct watch *w, struct target *t, const struct trigger_firing *f, size_t n,
+	struct asked **asked)
 {
 	const struct proc_info *p = target_info(t);
 	const char *types[DUMP_TYPES_MAX];
-	struct dump_request r = {.id = p->id, .uid = p->uid, .on_done = on_dump_done};
+	struct dump_request r = {.id = p->id, .uid = p->uid, .on_done = on_dump_done, .userdata = *asked};
 	_cleanup_free_ struct suspect *suspects = NULL;
 	_cleanup_(json_decrefp) json_t *growth = NULL;
 	size_t n_suspects = 0;
@@ -172,8 +211,6 @@ static void start_dump(struct watch *w, struct target *t, const struct trigger_f
 				r.n_types < DUMP_TYPES_MAX &&
 				(strchr(f[i].type, '.') == NULL) == builtin)
 				types[r.n_types++] = f[i].type;
-	if (!r.trigger[0])
-		return;
 	if (suspects_of(t, &suspects, &n_suspects))
 		return;
 	/* A condition without a type (RSS): explain what is suspect, if anything is. */
@@ -190,8 +227,43 @@ static void start_dump(struct watch *w, struct target *t, const struct trigger_f
 		log_warning("pid %d: no dump: %s", p->id.pid, err.msg);
 		return;
 	}
+	(*asked)->next = w->asked;
+	w->asked = *asked;
+	*asked = NULL;
 	for (size_t i = 0; i < r.n_types; i++)
 		watch_note_dump(w, t, types[i], id);
+}
+
+/* Writes the firings down and does what they ask for. */
+static void act(struct watch *w, struct target *t, const struct trigger_firing *f, size_t n)
+{
+	const struct proc_info *p = target_info(t);
+	_cleanup_free_ struct asked *a = calloc(1, sizeof(*a) + n * sizeof(a->v[0]));
+	struct err err = {{0}};
+
+	if (!a) {
+		log_warning("pid %d: what %s asks for is not done: out of memory", p->id.pid, f[0].trigger);
+		return;
+	}
+	a->w = w;
+	a->pid = p->id.pid;
+	for (size_t i = 0; i < n; i++) {
+		struct trigger_record rec = {.at_ms = f[i].at_ms};
+
+		log_notice("pid %d (%s): trigger %s: %s", p->id.pid, p->comm, f[i].trigger, f[i].reason);
+		snprintf(rec.service, sizeof(rec.service), "%s", target_service(t));
+		snprintf(rec.trigger, sizeof(rec.trigger), "%s", f[i].trigger);
+		snprintf(rec.type, sizeof(rec.type), "%s", f[i].type);
+		if (store_firing_add(w->o.store, &rec, &err))
+			log_warning("the firing of %s is not kept: %s", rec.trigger, err.msg);
+		if (f[i].actions & ACTION_DUMP)
+			a->v[a->n++] = rec;
+	}
+	if (!a->n)
+		return;
+	start_dump(w, t, f, n, &a);
+	if (a)
+		release_firings(w, a, REFUSED_RETRY_MS);
 }
 
 /* Used share of the tightest memory limit, inactive file cache counted as free; -1: no limit. */
@@ -262,19 +334,7 @@ static void on_sample(struct target *t, void *userdata)
 	o.types = states;
 	if (trigger_engine_observe(w->triggers, &o, &firings, &n) || !n)
 		return;
-	for (size_t i = 0; i < n; i++) {
-		struct trigger_record rec = {.at_ms = firings[i].at_ms};
-		struct err err = {{0}};
-
-		log_notice("pid %d (%s): trigger %s: %s", p->id.pid, p->comm, firings[i].trigger,
-			firings[i].reason);
-		snprintf(rec.service, sizeof(rec.service), "%s", o.service);
-		snprintf(rec.trigger, sizeof(rec.trigger), "%s", firings[i].trigger);
-		snprintf(rec.type, sizeof(rec.type), "%s", firings[i].type);
-		if (store_firing_add(w->o.store, &rec, &err))
-			log_warning("the firing of %s is not kept: %s", rec.trigger, err.msg);
-	}
-	start_dump(w, t, firings, n);
+	act(w, t, firings, n);
 }
 
 static void share_turns(struct watch *w)

@@ -224,6 +224,23 @@ hear()
             d.wait_for(lambda n=i: d.log().count("configuration reloaded") > n)
         self.assertEqual(d.log().count("trigger big"), 1, d.log())
 
+    def test_refused_dump_starts_no_cooldown(self):
+        t = harness.Target(self, IDLE)
+        t.hear()
+        config = dict(harness.Daemon.DEFAULTS, dump={"pause": "100us"}, triggers=[
+            {"name": "big", "when": {"rss_above": "1MiB"}, "do": ["dump"], "cooldown": "6h"}])
+        d = harness.Daemon(self, t.pid, config=config)
+        self.assertEqual(d.wait_dump()["state"], "refused")
+        self.assertEqual(d.stop(), 0)
+        self.assertEqual(d.log().count("trigger big"), 1, "not with every sample")
+        config["dump"]["pause"] = "1m"
+        again = harness.Daemon(self, t.pid, config=config, args=["--state-dir", d.state])
+        again.wait_for(lambda: "done" in [x["state"] for x in again.ask("dumps")["dumps"]], what="dump")
+        self.assertEqual(again.stop(), 0)
+        third = harness.Daemon(self, t.pid, config=config, args=["--state-dir", d.state])
+        time.sleep(2)
+        self.assertEqual(third.log().count("trigger big"), 0, "and this one has")
+
     def test_exec_becomes_another_target(self):
         code = "say('up'); hear(); os.execv(sys.executable, [sys.executable, '-c', " \
                "\"import sys\\nclass After: pass\\nk = [After() for _ in range(777)]\\n" \

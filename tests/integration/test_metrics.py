@@ -268,6 +268,40 @@ class Refusals(Case):
             self.t.process.send_signal(signal.SIGCONT)
         self.assertEqual(self.refusals(), {"pause": 1, "stopped": 1})
 
+    def test_queue_of_one_user(self):
+        """An ordinary user has four places, all who ask have twelve; what is left is for triggers."""
+        theirs = subprocess.Popen(
+            ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "/usr/bin/python3", "-c",
+             "import time; print(flush=True); time.sleep(600)"], stdout=subprocess.PIPE)
+        self.addCleanup(theirs.stdout.close)
+        self.addCleanup(theirs.wait)
+        self.addCleanup(theirs.kill)
+        theirs.stdout.readline()
+        d = harness.Daemon(self, self.t.pid, theirs.pid)
+        s = socket.socket(socket.AF_UNIX)
+        self.addCleanup(s.close)
+        os.seteuid(65534)
+        try:
+            s.connect(d.socket)
+        except PermissionError:
+            self.skipTest("cannot run here: the folder for temporary files is closed to other users")
+        finally:
+            os.seteuid(0)
+        f = s.makefile("rw", encoding="utf-8")
+        self.addCleanup(f.close)
+        os.makedirs("/run/pyleak", exist_ok=True)
+        with open("/run/pyleak/capture.lock", "a", encoding="ascii") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            answers = []
+            for _ in range(5):
+                f.write(harness.json.dumps({"verb": "dump", "args": {"pid": theirs.pid, "wait": False}}) + "\n")
+                f.flush()
+                answers.append(harness.json.loads(f.readline()))
+            self.assertEqual([a.get("exit", 0) for a in answers], [0, 0, 0, 0, 4], answers)
+            self.assertIn("of this user", answers[4]["error"])
+            mine = [d.ctl("dump", self.t.pid, "--no-wait").code for _ in range(9)]
+            self.assertEqual(mine, [0] * 8 + [4])
+
     def test_turn_and_queue(self):
         """While another capture runs on this host dumps wait; when too many do, no more are taken."""
         os.makedirs("/run/pyleak", exist_ok=True)

@@ -286,8 +286,10 @@ static void test_trim(void **state)
 	assert_int_equal(store_dump_get(f->s, old.id, &d, &f->err), -ENOENT);
 	assert_int_equal(mode_of("%s", old.path), 0);
 	assert_int_equal(mode_of("%s", mid.path), 0700);
-	assert_int_equal(store_dump_trim(f->s, 0, &f->err), 2);
-	assert_int_equal(mode_of("%s", new.path), 0);
+	assert_int_equal(store_dump_trim(f->s, 0, &f->err), 1);
+	assert_int_equal(mode_of("%s", mid.path), 0);
+	/* the last one has just been told of */
+	assert_int_equal(mode_of("%s", new.path), 0700);
 	/* what is being made and what failed are not in its way */
 	assert_int_equal(store_dump_get(f->s, running.id, &d, &f->err), 0);
 	assert_int_equal(mode_of("%s", running.path), 0700);
@@ -726,6 +728,12 @@ static void test_firings(void **state)
 	free(TAKE_PTR(rest));
 	assert_int_equal(store_firing_list(f->s, 0, &rest, &n, &f->err), 0);
 	assert_int_equal(n, 2);
+	free(TAKE_PTR(rest));
+	/* nothing came of that one */
+	assert_int_equal(store_firing_remove(f->s, &r, &f->err), 0);
+	assert_int_equal(store_firing_list(f->s, 0, &rest, &n, &f->err), 0);
+	assert_int_equal(n, 1);
+	assert_int_equal(rest[0].at_ms, now);
 }
 
 #define T(f) cmocka_unit_test_setup_teardown(f, setup, teardown)

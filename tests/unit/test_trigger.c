@@ -489,6 +489,42 @@ static void test_take_over_firings(void **state)
 	trigger_engine_free(a);
 }
 
+/* No dump came of it: no cooldown, no quota; but not with every sample either. */
+static void test_release(void **state)
+{
+	static const char *const rules[] = {
+		"  - {name: leak, when: {verdict: leak}, cooldown: 6h, per_day: 1}\n",
+		"  - {name: leak, when: {verdict: leak}, cooldown: 0s, per_day: 1}\n",
+		"  - {name: leak, when: {verdict: leak}, cooldown: 2m, per_day: 1}\n"};
+	static const int retry[] = {10, 10, 2};
+
+	for (size_t i = 0; i < ARRAY_SIZE(rules); i++) {
+		struct trigger_engine *e = engine(rules[i]), *next;
+		struct trigger_type_state one = {"a.B", 1, 0, -1, TRACK_LEAK};
+		struct trigger_observation o = seen(T0, &one, 1);
+		struct trigger_record r = {.service = "app", .trigger = "leak", .type = "a.B", .at_ms = T0};
+
+		assert_int_equal(observe(e, &o, NULL), 1);
+		trigger_engine_release(e, &r, 1, 10 * MIN_ms);
+		for (int minute = 1; minute < retry[i]; minute++) {
+			o.at_ms = T0 + minute * MIN_ms;
+			assert_int_equal(observe(e, &o, NULL), 0);
+		}
+		next = engine(rules[i]);
+		assert_int_equal(trigger_engine_take_over(next, e), 0);
+		trigger_engine_free(e);
+		o.at_ms = T0 + retry[i] * MIN_ms - 1;
+		assert_int_equal(observe(next, &o, NULL), 0);
+		o.at_ms += 1;
+		assert_int_equal(observe(next, &o, NULL), 1);
+		o.at_ms = T0 + 7 * HOUR; /* this one came to something */
+		assert_int_equal(observe(next, &o, NULL), 0);
+		strcpy(r.trigger, "another"); /* it is in the configuration no more */
+		trigger_engine_release(next, &r, 1, 10 * MIN_ms);
+		trigger_engine_free(next);
+	}
+}
+
 /* Records as they might lie in a damaged database. */
 static void test_import(void **state)
 {
@@ -529,6 +565,7 @@ int main(void)
 		cmocka_unit_test(test_hold_of_a_type),
 		cmocka_unit_test(test_many),
 		cmocka_unit_test(test_import),
+		cmocka_unit_test(test_release),
 		cmocka_unit_test(test_take_over),
 		cmocka_unit_test(test_take_over_firings),
 	};
