@@ -63,7 +63,7 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 	t = calloc(1, sizeof(*t));
 	if (!t)
 		return err_set(err, -ENOMEM, "out of memory");
-	*t = (struct probe_target){.probe = p, .py = py, .slot = slot, .counts = -1};
+	*t = (struct probe_target){.probe = p, .py = py, .slot = slot, .counts = -1, .limit = UINT64_MAX};
 	if (o)
 		t->options = *o;
 	r = plan_make(py->elf, &t->plan, err);

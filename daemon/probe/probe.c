@@ -402,9 +402,7 @@ static int on_event(void *userdata, void *data, size_t n)
 	t = p->targets[e->slot];
 	if (e->kind == PYLEAK_EVENT_GONE)
 		counters_gone(&t->gone, e);
-	else if (e->kind == PYLEAK_EVENT_LIMIT)
-		t->limit_reached = true;
-	return 0; /* an ended census shows in the slot itself */
+	return 0; /* an ended census and a reached limit show in the slot itself */
 }
 
 /* Takes in all events; answered censuses become results. */
@@ -418,6 +416,12 @@ int probe_drain(struct probe *p)
 	for (unsigned i = 0; i < p->max_targets; i++) {
 		struct probe_target *t = p->targets[i];
 
+		/* Whether or not there was room for its event. */
+		if (t && t->limit != UINT64_MAX &&
+			__atomic_load_n(&p->shared[i].limit, __ATOMIC_SEQ_CST) == UINT64_MAX) {
+			t->limit = UINT64_MAX;
+			t->limit_reached = true;
+		}
 		ready = ready || (t && t->limit_reached);
 		if (!t || !t->armed || t->ready ||
 			__atomic_load_n(&p->shared[i].census.number, __ATOMIC_SEQ_CST) != t->armed)

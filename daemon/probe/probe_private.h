@@ -88,6 +88,7 @@ struct probe_target {
 	struct gone_list gone; /* not yet reported by probe_target_read() */
 	uint64_t told_dropped; /* by the last of them */
 
+	uint64_t limit;     /* hits at which it is; UINT64_MAX: never */
 	bool limit_reached; /* on_limit is due */
 	uint32_t armed;  /* number of the census that is out, 0: none */
 	uint64_t armed_ns;

@@ -124,5 +124,6 @@ uint64_t probe_target_spent_ns(const struct probe_target *t)
 
 void probe_target_set_limit(struct probe_target *t, uint64_t hits)
 {
+	t->limit = hits;
 	__atomic_store_n(&t->probe->shared[t->slot].limit, hits, __ATOMIC_SEQ_CST);
 }

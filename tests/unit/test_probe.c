@@ -686,7 +686,9 @@ static void scopes(const char *python)
 {
 	struct target *x = start(python);
 	_cleanup_free_ struct probe_count *c = NULL;
+	struct probe_totals totals;
 	const struct probe_count *k;
+	size_t n_c;
 	struct truth a[32];
 	uint64_t births, deaths, at[PROBE_GROUPS], spent;
 	struct err err = {""};
@@ -746,6 +748,18 @@ static void scopes(const char *python)
 		assert_int_equal(probe_dispatch(probe), 0);
 		assert_int_equal(x->limits, 1);
 	}
+	/* And when dead classes have left no room for its event. */
+	for (int i = 0; i < 8; i++)
+		ask(x, "classes 2000", NULL, 0);
+	probe_target_hits(x->t, at);
+	probe_target_set_limit(x->t, at[0] + at[1] + at[2] + 500);
+	ask(x, "work 10", NULL, 0);
+	assert_int_equal(poll(&p, 1, 500), 1);
+	assert_int_equal(probe_dispatch(probe), 0);
+	assert_int_equal(x->limits, 2);
+	free(c);
+	assert_int_equal(probe_target_read(x->t, &c, &n_c, &totals), 0);
+	assert_true(totals.dropped > 0 && totals.gap); /* it was full */
 	end(x);
 }
 
