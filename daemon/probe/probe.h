@@ -198,7 +198,7 @@ void probe_census_close_at(struct probe_target *t, uint64_t type);
 
 /* The same for a target that mostly waits: reads the rings from outside while it stands still
  * (python_read_levels()), with no pause. Calls on_census before it returns 0; -EAGAIN when it did not
- * stand still in any of so many tries; -E2BIG above max_objects. */
+ * stand still in any of so many tries; -E2BIG above max_objects; -ENODATA where part of it is swapped out. */
 int probe_census_outside(struct probe_target *t, uint64_t max_objects, int tries);
 
 /* ---- counters ---- */

@@ -318,6 +318,18 @@ int proc_info_get(pid_t pid, struct proc_info *ret, struct err *err)
 	return 0;
 }
 
+int64_t proc_swapped(pid_t pid)
+{
+	const char *line;
+	char buf[8192];
+	int64_t kib;
+
+	if (read_at(pid, "status", buf, sizeof(buf)) < 0)
+		return -1;
+	line = strstr(buf, "\nVmSwap:");
+	return line && sscanf(line, "\nVmSwap: %" SCNd64, &kib) == 1 ? kib * 1024 : -1;
+}
+
 int proc_info_update(struct proc_info *i)
 {
 	struct proc_info now = *i;

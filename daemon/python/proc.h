@@ -68,6 +68,9 @@ int proc_info_get(pid_t pid, struct proc_info *ret, struct err *err);
  * gone, *i is as before. */
 int proc_info_update(struct proc_info *i);
 
+/* How much of its memory is swapped out, in bytes; -1: cannot be told. */
+int64_t proc_swapped(pid_t pid);
+
 /* At most 65536 mappings are kept. */
 int proc_maps_read(pid_t pid, struct proc_maps *ret, struct err *err);
 void proc_maps_release(struct proc_maps *m);

@@ -113,8 +113,8 @@ struct python_level {
 
 /* Live tracked objects per type, by reading the rings from outside while the target stands still: the
  * clock of its CPU time is the same before and after. A busy one never is: -EAGAIN after `tries`
- * passes. At most max_objects nodes (-E2BIG above). *ret is malloc'ed, n entries. About 120 ns an
- * object. */
+ * passes. At most max_objects nodes (-E2BIG above). -ENODATA: part of it is swapped out, and reading that
+ * would bring it back. *ret is malloc'ed, n entries. About 120 ns an object. */
 int python_read_levels(const struct python *p, const struct python_rings *r, int tries,
 	uint64_t max_objects, struct python_level **ret, size_t *ret_n, uint64_t *ret_objects);
 

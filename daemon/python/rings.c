@@ -9,9 +9,11 @@
  */
 #include "daemon/python/python.h"
 
+#include <fcntl.h>
 #include <inttypes.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "daemon/python/mem.h"
 #include "daemon/util/macros.h"
@@ -262,11 +264,39 @@ int python_find_rings(const struct python *p, struct python_rings *ret, struct e
  */
 #define CACHE_BITS 12
 #define PAGE       4096
+#define PM_SWAPPED (UINT64_C(1) << 62) /* Documentation/admin-guide/mm/pagemap.rst */
 
 struct page_cache {
+	int pagemap;  /* -1: nothing is swapped out */
+	bool swapped; /* and something of what was to be read is */
 	uint64_t tag[1u << CACHE_BITS]; /* address of the page, 0: empty */
 	uint8_t bytes[1u << CACHE_BITS][PAGE];
 };
+
+/* Asked only where something is swapped out: it costs half as much as reading the page. */
+static bool is_swapped(struct page_cache *c, uint64_t page)
+{
+	uint64_t flags;
+
+	if (c->pagemap >= 0 &&
+		pread(c->pagemap, &flags, sizeof(flags), (off_t)(page / PAGE * sizeof(flags))) ==
+			(ssize_t)sizeof(flags) &&
+		flags & PM_SWAPPED)
+		c->swapped = true;
+	return c->swapped;
+}
+
+static int open_pagemap(const struct python *p, int *ret)
+{
+	char path[64];
+
+	*ret = -1;
+	if (proc_swapped(p->id.pid) <= 0)
+		return 0;
+	snprintf(path, sizeof(path), "%s/%d/pagemap", proc_root(), (int)p->id.pid);
+	*ret = open(path, O_RDONLY | O_CLOEXEC);
+	return *ret < 0 ? -errno : 0;
+}
 
 static const uint8_t *cache_page(struct page_cache *c, pid_t pid, uint64_t page)
 {
@@ -274,6 +304,8 @@ static const uint8_t *cache_page(struct page_cache *c, pid_t pid, uint64_t page)
 
 	if (c->tag[slot] != page) {
 		c->tag[slot] = 0;
+		if (is_swapped(c, page))
+			return NULL;
 		if (mem_read(pid, page, c->bytes[slot], PAGE) < 0)
 			return NULL;
 		c->tag[slot] = page;
@@ -312,12 +344,12 @@ static int walk_ring(const struct python *p, uint64_t head, uint64_t max_objects
 	struct node n;
 
 	if (!cache_read(c, p->id.pid, head, &n, 16))
-		return -EAGAIN;
+		return c->swapped ? -ENODATA : -EAGAIN;
 	for (at = n.next & LINK_MASK; at != head; at = n.next & LINK_MASK) {
 		/* torn: somebody freed or moved what we stand on */
 		if (at == 0 || at % 8 != 0 || !cache_read(c, p->id.pid, at, &n, sizeof(n)) ||
 			(n.prev & LINK_MASK) != back || n.type == 0)
-			return -EAGAIN;
+			return c->swapped ? -ENODATA : -EAGAIN;
 		if (++s->objects > max_objects)
 			return -E2BIG;
 		if (n.type != last_type || !count) {
@@ -382,6 +414,7 @@ int python_read_levels(const struct python *p, const struct python_rings *r, int
 {
 	_cleanup_free_ struct page_cache *c = malloc(sizeof(*c));
 	_cleanup_free_ struct python_level *v = NULL;
+	_cleanup_close_ int pagemap = -1;
 	struct pass s = {.objects = 0};
 	struct timespec before, after;
 	size_t n = 0;
@@ -390,6 +423,11 @@ int python_read_levels(const struct python *p, const struct python_rings *r, int
 
 	if (!c)
 		return -ENOMEM;
+	c->swapped = false;
+	e = open_pagemap(p, &pagemap);
+	if (e < 0)
+		return e;
+	c->pagemap = pagemap;
 	e = clock_getcpuclockid(p->id.pid, &clock) ? -ESRCH : -EAGAIN;
 	for (int i = 0; i < tries && e == -EAGAIN; i++) {
 		/* The clock goes on while any thread runs, to the nanosecond: kernel/time/posix-cpu-timers.c */

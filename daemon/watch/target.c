@@ -305,10 +305,58 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	answer_waiters(t, true);
 }
 
+/* Not a nanosecond has it run since its rings were read, and no hit has come: they are as they were. */
+static bool stands_still(const struct target *t)
+{
+	return t->still.known && t->census.state == TARGET_CENSUS_OK && t->census.way == CENSUS_OUTSIDE &&
+	       t->still.hits == target_hits(t) && t->still.cpu_ns == target_budget_cpu_ns(t);
+}
+
+/* The last census is right now as well. */
+static void census_again(struct target *t)
+{
+	t->census.at_ms = now_realtime_ms();
+	take_sample(t, t->census.at_ms, true);
+	answer_waiters(t, true);
+}
+
+static int walk(struct target *t, uint64_t objects_max, int tries)
+{
+	uint64_t cpu_ns = target_budget_cpu_ns(t), hits = target_hits(t);
+	int r = probe_census_outside(t->pt, objects_max, tries);
+
+	t->still.tried = true;
+	t->still.known = r == 0;
+	t->still.cpu_ns = cpu_ns;
+	t->still.hits = hits;
+	return r;
+}
+
+static void walked(struct target *t, uint64_t began_ns)
+{
+	uint64_t now = now_monotonic_ns();
+
+	pace_turn_end(&t->o.turns->walks, &t->walk_turn);
+	pace_spend(&t->o.turns->walks, now, now - began_ns);
+}
+
 static void census_outside(struct target *t)
 {
-	int r = probe_census_outside(t->pt, OUTSIDE_OBJECTS_MAX, OUTSIDE_TRIES);
+	uint64_t began = now_monotonic_ns();
+	int r;
 
+	if (stands_still(t)) {
+		census_again(t);
+		return;
+	}
+	/* Others must not wait for it, unless somebody waits for this one; and nothing is known before the first. */
+	if (!t->waiters && t->still.tried &&
+		!pace_turn_come(&t->o.turns->walks, &t->walk_turn, began, target_patience_ns(t))) {
+		sample_without_census(t);
+		return;
+	}
+	r = walk(t, OUTSIDE_OBJECTS_MAX, OUTSIDE_TRIES);
+	walked(t, began);
 	if (r == 0)
 		return;                                   /* on_census has run */
 	if (t->census.state == TARGET_CENSUS_TOO_LARGE) { /* its reason stands */
@@ -320,7 +368,10 @@ static void census_outside(struct target *t)
 		r == -E2BIG ? "the heap of this idle process has more than %llu objects, too many "
 			      "to read from "
 			      "outside; a dump gives the levels"
-			    : "the heap would not hold still while it was read from outside",
+		: r == -ENODATA
+			? "part of the memory of this idle process is swapped out, and reading it would bring it "
+			  "back; a dump gives the levels"
+			: "the heap would not hold still while it was read from outside",
 		(unsigned long long)OUTSIDE_OBJECTS_MAX);
 	sample_without_census(t);
 }
@@ -354,7 +405,7 @@ static int on_idle(sd_event_source *s, uint64_t usec, void *userdata)
 static bool walk_from_outside(struct target *t)
 {
 	struct pace *p = &t->o.turns->walks;
-	uint64_t began = now_monotonic_ns(), took;
+	uint64_t began = now_monotonic_ns();
 	bool asked = t->waiters && target_budget_idle(t);
 	int r;
 
@@ -362,12 +413,9 @@ static bool walk_from_outside(struct target *t)
 		(began < t->walk_ns || !target_budget_waits(t) ||
 			!pace_turn_come(p, &t->walk_turn, began, target_patience_ns(t))))
 		return false;
-	pace_turn_end(p, &t->walk_turn);
-	r = probe_census_outside(t->pt, asked ? OUTSIDE_OBJECTS_MAX : WALK_OBJECTS_MAX,
-		asked ? OUTSIDE_TRIES : 1);
-	took = now_monotonic_ns() - began;
-	pace_spend(p, began + took, took);
-	if (r == -E2BIG)
+	r = walk(t, asked ? OUTSIDE_OBJECTS_MAX : WALK_OBJECTS_MAX, asked ? OUTSIDE_TRIES : 1);
+	walked(t, began);
+	if (r == -E2BIG || r == -ENODATA)
 		t->walk_ns = began + WALK_RETRY_NS;
 	return r == 0;
 }

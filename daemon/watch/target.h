@@ -8,7 +8,8 @@
  * windows (target_budget.c).
  *
  * Every growth.interval the target takes one sample. With a census when there can be one: on probe
- * hits, or from outside when none comes within two seconds; else from the counters alone, as while
+ * hits, or from outside when none comes within two seconds and its turn has come, or when it has not run
+ * since; else from the counters alone, as while
  * a census in steps is on its way, and after one until what it cost has been saved up. What the
  * collector does not track is counted in the target's memory, now and then (reader.h).
  */

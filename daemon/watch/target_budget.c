@@ -273,6 +273,11 @@ bool target_budget_idle(const struct target *t)
 	return clock_ns(t->budget.cpu_clock) == t->budget.asked_cpu_ns;
 }
 
+uint64_t target_budget_cpu_ns(const struct target *t)
+{
+	return clock_ns(t->budget.cpu_clock);
+}
+
 bool target_budget_waits(const struct target *t)
 {
 	return t->budget.own_rate >= 0 && t->budget.own_rate < WAITS;

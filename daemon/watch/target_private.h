@@ -91,6 +91,10 @@ struct target {
 	struct target_budget budget;
 	struct target_census census;
 	struct pace_turn walk_turn; /* to have its rings read from outside */
+	struct {                    /* when the last census from outside began, if one was tried, and right: */
+		bool tried, known;
+		uint64_t cpu_ns, hits;
+	} still;
 	uint64_t walk_ns; /* not before, CLOCK_MONOTONIC, unless somebody waits */
 	bool armed; /* a census is on its way */
 	int64_t armed_ms;
@@ -190,6 +194,8 @@ void target_budget_sampled(struct target *t);
 /* Somebody asks for a census. And whether the target has done nothing since. */
 void target_budget_asked(struct target *t);
 bool target_budget_idle(const struct target *t);
+/* CPU time that it has used so far. */
+uint64_t target_budget_cpu_ns(const struct target *t);
 /* Of late it has mostly waited for something to do. */
 bool target_budget_waits(const struct target *t);
 /* A census in a window was not done when that ended. */

@@ -46,6 +46,33 @@ class Watching(harness.RootTest):
         self.assertIn("__main__.Session", text.out)
         self.assertIn("12,345", text.out.replace("\u202f", ",").replace(" 345", ",345"))
 
+    def test_idle_target_is_not_read_again(self):
+        """As long as it does not run its levels are what they were, and known to be of now."""
+        t = harness.Target(self, IDLE.replace("hear()", "keep += [[] for _ in range(500000)]; gc.collect()\n"
+                                              "say('full'); hear()"))
+        t.hear(), t.hear()
+        d = harness.Daemon(self, t.pid)
+
+        def census():
+            return d.ask("status")["targets"][0]["census"]
+
+        def cpu():
+            with open(f"/proc/{d.process.pid}/stat", encoding="ascii") as f:
+                return sum(int(x) for x in f.read().rpartition(")")[2].split()[11:13]) / os.sysconf("SC_CLK_TCK")
+
+        first = d.wait_for(census)
+        self.assertEqual(first["way"], "outside")
+        time.sleep(3)  # and what the collector does not track
+        before, spent = census(), cpu()
+        time.sleep(8)
+        spent = cpu() - spent
+        after = census()
+        self.assertGreater(after["at"], before["at"])
+        self.assertEqual(after["objects"], first["objects"])
+        self.assertLess(spent, 0.2, "a walk takes a tenth of a second")
+        row = d.top(t.pid)["__main__.Session"]
+        self.assertEqual((row["count"], row["count_bound"], row["tracked"]), (12345, 0, 12345))
+
     # budget.pause: 1ms holds no walk over millions of objects
     LARGE = {"growth": {"interval": "500ms", "warmup": "0s", "window": "5s"},
              "budget": {"pause": "1ms", "cpu": "unlimited"}}

@@ -411,6 +411,50 @@ static void busy(void **state)
 	}
 }
 
+/* What is swapped out is left there. The machine may have no swap: a /proc of our own says that it has. */
+static void swapped(void **state)
+{
+	_cleanup_(python_freep) struct python *p = NULL;
+	_cleanup_(end) struct target t = {.pid = 0};
+	_cleanup_free_ struct python_level *l = NULL;
+	uint64_t objects, flags = UINT64_C(1) << 62;
+	char root[] = "/tmp/pyleak-swapped-XXXXXX", path[128];
+	struct python_rings rings;
+	struct err err;
+	FILE *f;
+	size_t n;
+	int r[2];
+
+	start_python(&t, pythons[0], "still");
+	p = open_target(&t);
+	assert_int_equal(python_find_rings(p, &rings, &err), 0);
+	assert_non_null(mkdtemp(root));
+	snprintf(path, sizeof(path), "%s/%d", root, t.pid);
+	assert_int_equal(mkdir(path, 0700), 0);
+	snprintf(path, sizeof(path), "%s/%d/pagemap", root, t.pid);
+	f = fopen(path, "w");
+	assert_int_equal(fseeko(f, (off_t)(rings.head[2] / 4096 * 8), SEEK_SET), 0);
+	assert_int_equal(fwrite(&flags, sizeof(flags), 1, f), 1);
+	fclose(f);
+	for (int i = 0; i < 2; i++) {
+		snprintf(path, sizeof(path), "%s/%d/status", root, t.pid);
+		f = fopen(path, "w");
+		fprintf(f, "Name:\tpython3\nVmSwap:\t%8d kB\nThreads:\t1\n", i ? 0 : 4);
+		fclose(f);
+		proc_set_root(root);
+		r[i] = python_read_levels(p, &rings, 10, 1000000, &l, &n, &objects);
+		proc_set_root("/proc");
+	}
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/%d/pagemap", root, t.pid);
+	unlink(path);
+	snprintf(path, sizeof(path), "%s/%d", root, t.pid);
+	rmdir(path);
+	rmdir(root);
+	assert_int_equal(r[0], -ENODATA);
+	assert_int_equal(r[1], 0); /* nothing is: nobody looks */
+}
+
 static void bounded(void **state)
 {
 	_cleanup_(python_freep) struct python *p = NULL;
@@ -734,6 +778,7 @@ int main(void)
 		cmocka_unit_test(types_and_texts),
 		cmocka_unit_test(busy),
 		cmocka_unit_test(bounded),
+		cmocka_unit_test(swapped),
 		cmocka_unit_test(rings_by_shape),
 		cmocka_unit_test(not_a_python),
 		cmocka_unit_test(too_old),
