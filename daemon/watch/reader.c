@@ -129,11 +129,6 @@ int reader_ask(struct reader *r, struct blocks_reading *b,
 	return 0;
 }
 
-bool reader_busy(const struct reader *r)
-{
-	return r->jobs;
-}
-
 void reader_forget(struct reader *r, const void *userdata)
 {
 	for (struct job *j = r->jobs; j; j = j->next)

@@ -23,9 +23,6 @@ void reader_free(struct reader *r);
 int reader_ask(struct reader *r, struct blocks_reading *b,
 	void (*done)(void *userdata, const struct blocks_reading *b, int result), void *userdata);
 
-/* A reading is under way. */
-bool reader_busy(const struct reader *r);
-
 /* The one who asked is gone: its done() is not called. */
 void reader_forget(struct reader *r, const void *userdata);
 

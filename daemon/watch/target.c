@@ -9,6 +9,8 @@
 #define CENSUS_MAX_MS         (10 * 60 * 1000LL) /* a census that takes longer is given up */
 #define ESTIMATE_OBJECTS      64ULL      /* an estimate's numbers may be off so far, or 2 % */
 #define FRESH_MS              10000LL    /* a reading that answers who waits */
+#define ASKED_REST            9          /* times what that took, until the next one: a tenth of a CPU */
+#define ASKED_MAX_NS          UINT64_C(30000000000)
 #define IDLE_US               2000000ULL /* no hit for so long: read the rings from outside */
 #define OUTSIDE_OBJECTS_MAX   2000000ULL
 #define OUTSIDE_TRIES         3
@@ -332,17 +334,21 @@ static int walk(struct target *t, uint64_t objects_max, int tries)
 	return r;
 }
 
-static void walked(struct target *t, uint64_t began_ns)
+static void walked(struct target *t, uint64_t began_ns, bool asked)
 {
 	uint64_t now = now_monotonic_ns();
 
 	pace_turn_end(&t->o.turns->walks, &t->walk_turn);
-	pace_spend(&t->o.turns->walks, now, now - began_ns);
+	if (asked)
+		target_asked_took(t, now - began_ns);
+	else
+		pace_spend(&t->o.turns->walks, now, now - began_ns);
 }
 
 static void census_outside(struct target *t)
 {
 	uint64_t began = now_monotonic_ns();
+	bool asked = t->waiters;
 	int r;
 
 	if (stands_still(t)) {
@@ -350,13 +356,13 @@ static void census_outside(struct target *t)
 		return;
 	}
 	/* Others must not wait for it, unless somebody waits for this one; and nothing is known before the first. */
-	if (!t->waiters && t->still.tried &&
+	if (!asked && t->still.tried &&
 		!pace_turn_come(&t->o.turns->walks, &t->walk_turn, began, target_patience_ns(t))) {
 		sample_without_census(t);
 		return;
 	}
 	r = walk(t, OUTSIDE_OBJECTS_MAX, OUTSIDE_TRIES);
-	walked(t, began);
+	walked(t, began, asked);
 	if (r == 0)
 		return;                                   /* on_census has run */
 	if (t->census.state == TARGET_CENSUS_TOO_LARGE) { /* its reason stands */
@@ -414,7 +420,7 @@ static bool walk_from_outside(struct target *t)
 			!pace_turn_come(p, &t->walk_turn, began, target_patience_ns(t))))
 		return false;
 	r = walk(t, asked ? OUTSIDE_OBJECTS_MAX : WALK_OBJECTS_MAX, asked ? OUTSIDE_TRIES : 1);
-	walked(t, began);
+	walked(t, began, asked);
 	if (r == -E2BIG || r == -ENODATA)
 		t->walk_ns = began + WALK_RETRY_NS;
 	return r == 0;
@@ -476,21 +482,48 @@ bool target_start_census(struct target *t)
 	return true;
 }
 
+void target_asked_took(struct target *t, uint64_t took_ns)
+{
+	uint64_t now = now_monotonic_ns();
+
+	t->asked_ns = MIN(MAX(t->asked_ns, now) + took_ns * ASKED_REST, now + ASKED_MAX_NS);
+}
+
+/* For those who wait, as soon as what they asked for before has been made up for. */
+static void refresh_start(struct target *t)
+{
+	if (now_monotonic_ns() < t->asked_ns) {
+		sd_event_source_set_time(t->refresh, t->asked_ns / 1000 + 1);
+		sd_event_source_set_enabled(t->refresh, SD_EVENT_ONESHOT);
+		return;
+	}
+	target_budget_asked(t);
+	if (target_blocks_start(t))
+		target_blocks_done(t);
+}
+
+static int on_refresh(sd_event_source *s, uint64_t usec, void *userdata)
+{
+	struct target *t = userdata;
+
+	if (t->readers && !t->blocks.running)
+		refresh_start(t);
+	return 0;
+}
+
 void target_refresh(struct target *t, void (*f)(void *arg, bool ok), void *arg)
 {
+	struct waiter **to = t->blocks.running ? &t->late : &t->readers;
 	struct waiter *w = calloc(1, sizeof(*w));
 
 	if (!w) {
 		f(arg, false);
 		return;
 	}
-	*w = (struct waiter){t->readers, f, arg};
-	t->readers = w;
-	target_budget_asked(t);
-	/* One that is under way began too early: target_blocks_done() starts another. */
-	t->read_again = t->blocks.running;
-	if (!t->blocks.running && target_blocks_start(t))
-		target_blocks_done(t);
+	*w = (struct waiter){*to, f, arg};
+	*to = w;
+	if (!t->blocks.running)
+		refresh_start(t);
 }
 
 void target_blocks_done(struct target *t)
@@ -504,12 +537,16 @@ void target_blocks_done(struct target *t)
 		if (target_blocks_start(t) == 0)
 			return;
 	}
-	if (!t->readers)
-		return;
-	while (*last)
-		last = &(*last)->next;
-	*last = TAKE_PTR(t->readers);
-	start_sample(t);
+	if (t->readers) {
+		while (*last)
+			last = &(*last)->next;
+		*last = TAKE_PTR(t->readers);
+		start_sample(t);
+	}
+	if (t->late) {
+		t->readers = TAKE_PTR(t->late);
+		refresh_start(t);
+	}
 }
 
 static void waiters_forget(struct waiter **p, const void *arg)
@@ -530,6 +567,7 @@ void target_refresh_forget(struct target *t, void *arg)
 {
 	waiters_forget(&t->waiters, arg);
 	waiters_forget(&t->readers, arg);
+	waiters_forget(&t->late, arg);
 }
 
 /* ---- life ---------------------------------------------------------------------------------- */
@@ -667,6 +705,11 @@ int target_open(pid_t pid, const struct target_options *o, struct target **ret, 
 	if (r >= 0)
 		r = sd_event_source_set_enabled(t->idle, SD_EVENT_OFF);
 	if (r >= 0)
+		r = sd_event_add_time_relative(
+			o->event, &t->refresh, CLOCK_MONOTONIC, UINT64_MAX / 4, 5000, on_refresh, t);
+	if (r >= 0)
+		r = sd_event_source_set_enabled(t->refresh, SD_EVENT_OFF);
+	if (r >= 0)
 		r = target_budget_init(t);
 	if (r >= 0)
 		r = sd_event_add_time_relative(
@@ -693,13 +736,16 @@ void target_free(struct target *t)
 	target_kept_end(t);
 	record_target_gone(t->o.record, t->recorded);
 	reader_forget(t->o.reader, t);
+	t->o.turns->reading -= t->blocks.running && !t->blocks.asked;
 	target_budget_release(t);
 	pace_turn_end(&t->o.turns->walks, &t->walk_turn);
 	pace_turn_end(&t->o.turns->readings, &t->blocks.turn);
 	answer_waiters(t, false);
 	answer(TAKE_PTR(t->readers), false);
+	answer(TAKE_PTR(t->late), false);
 	sd_event_source_disable_unref(t->tick);
 	sd_event_source_disable_unref(t->idle);
+	sd_event_source_disable_unref(t->refresh);
 	sd_event_source_disable_unref(t->exit_source);
 	probe_target_free(t->pt);
 	types_release(t);

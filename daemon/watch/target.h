@@ -107,11 +107,13 @@ struct target_census {
 	uint64_t restarts[CENSUS_REASONS]; /* why censuses had to begin anew, all so far */
 };
 
-/* What all targets share: of the daemon's own time, in turns. */
+/* What all targets share: of the daemon's own time, in turns. What somebody asks for takes none of it: that is
+ * at the expense of the target's own, so that whoever asks all the time has to wait and the others do not. */
 struct target_turns {
 	struct pace readings; /* of memory, for what the collector does not track */
 	struct pace walks;    /* of the rings of a target that stands still */
 	struct pace windows;  /* to attach and to let go */
+	unsigned reading;     /* readings under way that nobody asked for */
 };
 
 struct target_options {
@@ -174,7 +176,8 @@ uint64_t target_rss_bytes(const struct target *t);
 size_t target_type_count(const struct target *t);
 const struct target_type *target_type_at(const struct target *t, size_t i);
 
-/* A sample now, with a census if there can be one; f is called when it is there (ok) or not. */
+/* A sample now, with a census if there can be one; f is called when it is there (ok) or not. Asked again and
+ * again it takes a tenth of a CPU, and is later. */
 void target_refresh(struct target *t, void (*f)(void *arg, bool ok), void *arg);
 /* The one who waits is gone. */
 void target_refresh_forget(struct target *t, void *arg);

@@ -9,6 +9,7 @@
 #define FRESH_MS         1000
 #define NEWS_MAX         2
 #define REFUSED_RETRY_NS UINT64_C(600000000000)
+#define ASKED_NEXT_NS    UINT64_C(60000000000) /* at the most, after one that was asked for */
 #define SMALL_MAX        512 /* bytes, of a block in a pool: obmalloc.c */
 #define HEADS_MAX        32  /* in front of an object */
 #define TPFLAGS_UNICODE  (UINT64_C(1) << 28) /* a subclass of str */
@@ -162,7 +163,14 @@ static void on_done(void *userdata, const struct blocks_reading *b, int result)
 
 	t->blocks.running = false;
 	t->blocks.next_ns = now_monotonic_ns();
-	pace_spend(&t->o.turns->readings, t->blocks.next_ns, stats.took_ns);
+	if (t->blocks.asked) {
+		target_asked_took(t, stats.took_ns);
+		t->blocks.next_ns += MIN((uint64_t)((double)stats.took_ns / t->o.turns->readings.share),
+			ASKED_NEXT_NS);
+	} else {
+		t->o.turns->reading--;
+		pace_spend(&t->o.turns->readings, t->blocks.next_ns, stats.took_ns);
+	}
 	if (result && result != -ECANCELED)
 		t->blocks.next_ns += REFUSED_RETRY_NS;
 	if (!result)
@@ -234,9 +242,12 @@ int target_blocks_start(struct target *t)
 		return r;
 	}
 	t->blocks.running = true; /* on_done() may come before reader_ask() returns */
+	t->blocks.asked = t->readers;
+	t->o.turns->reading += !t->blocks.asked;
 	r = reader_ask(t->o.reader, b, on_done, t);
 	if (r) {
 		t->blocks.running = false;
+		t->o.turns->reading -= !t->blocks.asked;
 		blocks_free(b);
 	}
 	return r;
@@ -251,6 +262,5 @@ bool target_blocks_due(struct target *t)
 	if (t->blocks.found && t->blocks.found <= NEWS_MAX)
 		return !t->blocks.running;
 	return !t->blocks.running && now >= t->blocks.next_ns &&
-	       pace_turn_come(p, &t->blocks.turn, now, target_patience_ns(t)) &&
-	       !reader_busy(t->o.reader);
+	       pace_turn_come(p, &t->blocks.turn, now, target_patience_ns(t)) && !t->o.turns->reading;
 }

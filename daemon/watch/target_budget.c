@@ -212,7 +212,12 @@ static void move_paid(struct target *t, enum probe_scope was, uint64_t took_ns)
 {
 	if (was == PROBE_EVERYTHING)
 		took_ns += probe_let_go_ns(t->o.probe);
-	pace_spend(&t->o.turns->windows, now_monotonic_ns(), took_ns);
+	else
+		t->budget.for_asker = t->waiters;
+	if (t->budget.for_asker)
+		target_asked_took(t, took_ns);
+	else
+		pace_spend(&t->o.turns->windows, now_monotonic_ns(), took_ns);
 }
 
 static void move_to(struct target *t, enum probe_scope s)

@@ -37,7 +37,8 @@ struct target_budget {
 
 	/* Windows: seconds of CPU that the target used for itself in them and that were spent on it,
 	 * sums that fade; see target_budget_rate(). */
-	uint64_t asked_cpu_ns; /* the target's time when somebody asked */
+	uint64_t asked_cpu_ns; /* the target's time when what somebody asked for began */
+	bool for_asker;        /* everything is attached since somebody waits */
 	unsigned windows;
 	double own, own_cost, own_squares;
 	double own_rate; /* CPU seconds a second, of late; < 0: not known */
@@ -80,6 +81,7 @@ struct target {
 
 	struct {                  /* levels of what the collector does not track */
 		bool running;     /* a reading is on its way */
+		bool asked;       /* and somebody waits for it */
 		struct pace_turn turn;
 		uint64_t next_ns; /* not before, CLOCK_MONOTONIC; and see target_blocks_due() */
 		bool all;         /* it counts every type, not only those */
@@ -114,8 +116,10 @@ struct target {
 
 	struct waiter *waiters; /* for a census */
 	struct waiter *readers; /* for a reading, and a census after it */
-	bool read_again;        /* the one under way is too old for them */
-	sd_event_source *tick, *idle, *exit_source;
+	struct waiter *late;    /* for the one after that: it began too early for them */
+	bool read_again;        /* it has found types that it did not count */
+	uint64_t asked_ns;      /* what somebody asks for not before, CLOCK_MONOTONIC */
+	sd_event_source *tick, *idle, *refresh, *exit_source;
 };
 
 /* ---- target_types.c ---- */
@@ -191,7 +195,7 @@ void target_budget_release(struct target *t);
 void target_budget_look(struct target *t);
 /* With each sample. */
 void target_budget_sampled(struct target *t);
-/* Somebody asks for a census. And whether the target has done nothing since. */
+/* What somebody asked for begins. And whether the target has done nothing since. */
 void target_budget_asked(struct target *t);
 bool target_budget_idle(const struct target *t);
 /* CPU time that it has used so far. */
@@ -232,5 +236,7 @@ void target_census_cut_short(struct target *t);
 
 /* A reading has ended. */
 void target_blocks_done(struct target *t);
+/* What somebody has asked for took so much of the daemon's time. */
+void target_asked_took(struct target *t, uint64_t took_ns);
 
 #endif

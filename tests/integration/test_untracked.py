@@ -4,6 +4,7 @@ none of them."""
 
 import glob
 import subprocess
+import time
 import unittest
 
 import harness
@@ -65,6 +66,31 @@ while True:
 # What free lists can hide of 1000 (dictobject.c keeps 80; tupleobject.c what churn() leaves), and
 # what a sample in the middle of churn() sees alive on top.
 SLACK = 150
+
+
+class Asked(harness.RootTest):
+    def test_who_asks_keeps_nobody_waiting(self):
+        """One process is asked for all the time; another one is read in its turns all the same."""
+        code = "kept = []; say('up')\nwhile True: kept.extend(['x%d' % i for i in range(int(hear()))]); say(1)\n"
+        a, b = harness.Target(self, code), harness.Target(self, code)
+        a.hear(), b.hear()
+        b.ask("200000")
+        d = harness.Daemon(self, a.pid, b.pid)
+        d.wait_for(lambda: d.top(b.pid)["str"]["count"])
+        end = time.monotonic() + 8
+        while time.monotonic() < end:
+            d.top(a.pid, "--fresh")
+        # What is asked for is of now, however often.
+        before = d.top(a.pid, "--fresh")["str"]
+        a.ask("50000")
+        after = d.top(a.pid, "--fresh")["str"]
+        self.assertGreater(after["count"] - before["count"], 45000)
+        b.ask("50000")
+        seen = d.top(b.pid)["str"]["count"]
+        end = time.monotonic() + 40
+        while d.top(b.pid)["str"]["count"] < seen + 45000:
+            self.assertLess(time.monotonic(), end, "it has its turn within twenty seconds or so")
+            d.top(a.pid, "--fresh")
 
 
 class Untracked(harness.RootTest):
