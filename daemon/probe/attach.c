@@ -54,7 +54,10 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 	uint32_t slot, tgid;
 	int r;
 
-	for (slot = 0; slot < p->max_targets && p->targets[slot]; slot++)
+	/* Hits of the links that are still there would count for the next target in the same process. */
+	for (slot = 0; slot < p->max_targets &&
+		       (p->targets[slot] || __atomic_load_n(&p->leaving[slot], __ATOMIC_SEQ_CST));
+		slot++)
 		;
 	if (slot == p->max_targets)
 		return err_set(err, -EUSERS,
@@ -76,6 +79,7 @@ int probe_attach(struct probe *p, const struct python *py, const struct probe_ta
 	}
 
 	s = &p->shared[slot];
+	slot_clear(p, slot); /* a program that ran when it was let go of may have written there */
 	r = slot_identity(p, slot, py->id.pid, &tgid);
 	if (r) {
 		r = r == -ENOENT ? -ESRCH : r;
@@ -133,7 +137,7 @@ void probe_target_free(struct probe_target *t)
 	p = t->probe;
 	slot_disable(p, t->slot);
 	target_links_take(t, &links);
-	links_release(&links);
+	links_release_later(p, &links, &p->leaving[t->slot]);
 	p->targets[t->slot] = NULL;
 	/* What is still in the ring buffer must not go to the next owner of the slot. */
 	ring_buffer__consume(p->ring);

@@ -105,6 +105,7 @@ struct closers {
 struct closer {
 	struct closers *all;
 	struct links links;
+	bool *busy;
 };
 
 int closers_new(struct closers **ret)
@@ -140,6 +141,8 @@ static void *close_later(void *userdata)
 	size_t n = c->links.n; /* about as many threads: this one, and some that do the same */
 
 	links_release(&c->links);
+	if (c->busy)
+		__atomic_store_n(c->busy, false, __ATOMIC_SEQ_CST);
 	free(c);
 	clock_gettime(CLOCK_THREAD_CPUTIME_ID, &took);
 	pthread_mutex_lock(&all->lock);
@@ -160,7 +163,7 @@ uint64_t closers_took_ns(struct closers *c)
 	return took_ns;
 }
 
-void links_release_later(struct probe *p, struct links *l)
+void links_release_later(struct probe *p, struct links *l, bool *busy)
 {
 	struct closers *all = p->closers;
 	struct closer *c = malloc(sizeof(*c));
@@ -169,7 +172,9 @@ void links_release_later(struct probe *p, struct links *l)
 	int r = -1;
 
 	if (c && l->n && pthread_attr_init(&attr) == 0) {
-		*c = (struct closer){all, *l};
+		*c = (struct closer){all, *l, busy};
+		if (busy)
+			*busy = true;
 		pthread_attr_setstacksize(&attr, CLOSERS_STACK);
 		pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
 		pthread_mutex_lock(&all->lock);
@@ -186,6 +191,8 @@ void links_release_later(struct probe *p, struct links *l)
 	if (r) {
 		free(c);
 		links_release(l);
+		if (busy)
+			*busy = false;
 	}
 	*l = (struct links){0};
 }

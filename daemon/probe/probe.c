@@ -313,7 +313,8 @@ int probe_open(const struct probe_options *o, struct probe **ret, struct err *er
 	p->max_types =
 		MIN(o && o->max_types ? o->max_types : DEFAULT_TYPES, (unsigned)PYLEAK_MAX_TYPES);
 	p->targets = calloc(p->max_targets, sizeof(struct probe_target *));
-	if (!p->targets)
+	p->leaving = calloc(p->max_targets, sizeof(*p->leaving));
+	if (!p->targets || !p->leaving)
 		return err_set(err, -ENOMEM, "out of memory");
 
 	r = closers_new(&p->closers);
@@ -352,6 +353,7 @@ void probe_free(struct probe *p)
 	closep(&p->wake);
 	children_release(&p->children);
 	closers_free(p->closers);
+	free(p->leaving);
 	take_down(p);
 	free(p);
 }

@@ -171,7 +171,7 @@ struct probe_target_options {
  * stays the caller's and must outlive the target. */
 int probe_attach(struct probe *p, const struct python *py, const struct probe_target_options *o,
 	struct probe_target **ret, struct err *err);
-/* Detaches and forgets the target's counters. NULL is fine. */
+/* Detaches, the breakpoints in the background, and forgets the target's counters. NULL is fine. */
 void probe_target_free(struct probe_target *t);
 
 /* "3 birth sites (PyType_GenericAlloc+12 push, …), 2 death sites (…)": one line. Returns buf. */

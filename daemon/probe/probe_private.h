@@ -119,6 +119,7 @@ struct probe {
 	struct pyleak_target *shared; /* the array, mapped; one slot more than max_targets */
 	size_t shared_bytes;
 	struct probe_target **targets; /* by slot */
+	bool *leaving; /* by slot: links of the target that had it last are still there */
 	uint64_t cost_ns, cost_stepped_ns;
 };
 
@@ -156,8 +157,8 @@ int links_attach(struct probe *p, struct bpf_program *prog, pid_t pid, const cha
 	const unsigned long *offsets, const __u64 *cookies, size_t n, struct links *l);
 /* Detaches all of them, as fast as if there were only one. */
 void links_release(struct links *l);
-/* The same in the background, if that can be had. */
-void links_release_later(struct probe *p, struct links *l);
+/* The same in the background, if that can be had; *busy (or NULL) is true until it is done. */
+void links_release_later(struct probe *p, struct links *l, bool *busy);
 int closers_new(struct closers **ret);
 /* Waits until all is detached. */
 void closers_free(struct closers *c);

@@ -66,7 +66,7 @@ int probe_target_set_scope(struct probe_target *t, enum probe_scope scope, struc
 		for (int i = (int)scope; i < PROBE_GROUPS; i++)
 			if (links_move(&extra, &t->links[i]))
 				links_release(&t->links[i]);
-		links_release_later(t->probe, &extra);
+		links_release_later(t->probe, &extra, NULL);
 		return 0;
 	}
 	/* Deaths first: a birth whose death is not seen would stay for ever. */

@@ -267,7 +267,7 @@ int untracked_sweep(struct probe_target *t)
 
 void untracked_let_go(struct probe_target *t)
 {
-	links_release_later(t->probe, &t->untracked.links);
+	links_release_later(t->probe, &t->untracked.links, NULL);
 	untracked_release(&t->untracked);
 	for (size_t i = 0; i < t->n_owns; i++)
 		t->owns[i].on = false;

@@ -11,6 +11,8 @@
 #include "pyleak/control.h"
 
 #define SCAN_US     2000000ULL
+#define SCAN_DISPATCH_NS 20000000ULL /* of a scan at a time */
+#define PROBE_FIRST -10 /* priority: what is attached to a target until it is looked at costs it */
 #define RETRY_MS    10000 /* a Python that is still starting up, or that could not be attached */
 #define FIRST_LOOKS 3
 #define LOOK_AGAIN  8 /* a known pid is looked at again every so many scans: it may have changed */
@@ -71,6 +73,10 @@ struct watch {
 	unsigned scans;
 	struct note *notes;
 	size_t n_notes;
+	struct { /* the scan under way: what it has still to look at */
+		pid_t *pids;
+		size_t n, next;
+	} round;
 	struct trigger_engine *triggers;
 	struct reader *reader;
 	struct target_turns turns;
@@ -369,6 +375,7 @@ static struct seen *seen_find(struct watch *w, pid_t pid)
 
 static void scan_now(struct watch *w)
 {
+	free(TAKE_PTR(w->round.pids)); /* from the beginning */
 	sd_event_source_set_time_relative(w->scan, 0);
 	sd_event_source_set_enabled(w->scan, SD_EVENT_ONESHOT);
 }
@@ -465,64 +472,83 @@ static void look_at(struct watch *w, pid_t pid, struct seen *s)
 		log_info("not watched: %s", err.msg);
 }
 
-static int on_scan(sd_event_source *src, uint64_t usec, void *userdata)
+/* Whether what is known of it is worth another look. */
+static bool look_again(const struct watch *w, const struct seen *s)
 {
-	struct watch *w = userdata;
-	_cleanup_free_ pid_t *pids = NULL;
-	int64_t now = now_realtime_ms();
-	size_t n = 0;
+	struct proc_id id;
 
-	sd_event_source_set_time_relative(src, SCAN_US);
-	sd_event_source_set_enabled(src, SD_EVENT_ONESHOT);
-	if (proc_list(65536, &pids, &n))
-		return 0;
-	w->scans++;
-	for (size_t i = 0; i < w->n_seen; i++)
-		w->seen[i].found = false;
-	for (size_t i = 0; i < n; i++) {
-		struct seen *s;
+	/* Just after its exec a process has not mapped libpython yet. */
+	if (s->looks < FIRST_LOOKS && s->kind == SEEN_NOT_PYTHON)
+		return true;
+	if (s->kind == SEEN_RETRY)
+		return now_realtime_ms() - s->at_ms >= RETRY_MS;
+	if ((w->scans + (unsigned)s->pid) % LOOK_AGAIN)
+		return false;
+	/* Told once; only another process is worth it. */
+	return s->kind != SEEN_REFUSED || proc_id_get(s->pid, &id) || id.start_ticks != s->start_ticks;
+}
 
-		if (pids[i] == getpid() || watch_target(w, pids[i]))
-			continue;
-		s = seen_find(w, pids[i]);
-		if (s) {
-			s->found = true;
-			/* Just after its exec a process has not mapped libpython yet. */
-			if (s->looks < FIRST_LOOKS && s->kind == SEEN_NOT_PYTHON)
-				;
-			else if (s->kind == SEEN_RETRY
-					 ? now - s->at_ms < RETRY_MS
-					 : (w->scans + (unsigned)pids[i]) % LOOK_AGAIN)
-				continue;
-			if (s->kind == SEEN_REFUSED) {
-				struct proc_id id;
+static void scan_pid(struct watch *w, pid_t pid)
+{
+	struct seen *s;
 
-				/* Told once; only another process is worth another look. */
-				if (proc_id_get(pids[i], &id) == 0 &&
-					id.start_ticks == s->start_ticks)
-					continue;
-			}
-		} else {
-			if (w->n_seen == w->cap_seen) {
-				size_t cap = w->cap_seen ? 2 * w->cap_seen : 256;
-				struct seen *v = reallocarray(w->seen, cap, sizeof(*v));
-
-				if (!v)
-					return 0;
-				w->seen = v;
-				w->cap_seen = cap;
-			}
-			s = &w->seen[w->n_seen++];
-			*s = (struct seen){.pid = pids[i], .found = true};
-		}
-		look_at(w, pids[i], s);
+	if (pid == getpid() || watch_target(w, pid))
+		return;
+	s = seen_find(w, pid);
+	if (s) {
+		s->found = true;
+		if (look_again(w, s))
+			look_at(w, pid, s);
+		return;
 	}
+	if (w->n_seen == w->cap_seen) {
+		size_t cap = w->cap_seen ? 2 * w->cap_seen : 256;
+		struct seen *v = reallocarray(w->seen, cap, sizeof(*v));
+
+		if (!v)
+			return;
+		w->seen = v;
+		w->cap_seen = cap;
+	}
+	s = &w->seen[w->n_seen++];
+	*s = (struct seen){.pid = pid, .found = true};
+	look_at(w, pid, s);
+}
+
+static void scan_ended(struct watch *w)
+{
+	free(TAKE_PTR(w->round.pids));
 	for (size_t i = 0; i < w->n_seen;) {
 		if (!w->seen[i].found || !w->seen[i].pid)
 			w->seen[i] = w->seen[--w->n_seen];
 		else
 			i++;
 	}
+}
+
+/* To attach to a process takes tens of milliseconds: where there are many new ones, the targets have their turn
+ * in between. */
+static int on_scan(sd_event_source *src, uint64_t usec, void *userdata)
+{
+	uint64_t began = now_monotonic_ns();
+	struct watch *w = userdata;
+
+	sd_event_source_set_time_relative(src, SCAN_US);
+	sd_event_source_set_enabled(src, SD_EVENT_ONESHOT);
+	if (!w->round.pids) {
+		w->round.next = 0;
+		if (proc_list(65536, &w->round.pids, &w->round.n))
+			return 0;
+		w->scans++;
+		for (size_t i = 0; i < w->n_seen; i++)
+			w->seen[i].found = false;
+	}
+	while (w->round.next < w->round.n && now_monotonic_ns() - began < SCAN_DISPATCH_NS)
+		scan_pid(w, w->round.pids[w->round.next++]);
+	if (w->round.next < w->round.n)
+		sd_event_source_set_time_relative(src, 0);
+	else
+		scan_ended(w);
 	return 0;
 }
 
@@ -680,8 +706,10 @@ int watch_new(const struct watch_options *o, struct watch **ret, struct err *err
 	if (r >= 0)
 		r = sd_event_add_io(o->event, &w->probe_source, probe_fd(o->probe), EPOLLIN, on_probe, w);
 	if (r >= 0)
+		r = sd_event_source_set_priority(w->probe_source, SD_EVENT_PRIORITY_NORMAL + PROBE_FIRST);
+	if (r >= 0)
 		r = sd_event_add_time_relative(
-			o->event, &w->scan, CLOCK_MONOTONIC, 0, 100000, on_scan, w);
+			o->event, &w->scan, CLOCK_MONOTONIC, 0, 5000, on_scan, w);
 	if (r >= 0)
 		r = sd_event_add_time_relative(
 			o->event, &w->children, CLOCK_MONOTONIC, 0, 50000, on_children, w);
@@ -716,6 +744,7 @@ void watch_free(struct watch *w)
 	free(w->targets);
 	reader_free(w->reader);
 	free(w->seen);
+	free(w->round.pids);
 	free(w->notes);
 	trigger_engine_free(w->triggers);
 	free(w);

@@ -240,6 +240,28 @@ hear()
         d.wait_for(lambda: "the old one stays in force" in d.log())
         self.assertEqual([no.pid], [x["pid"] for x in d.ask("status")["targets"]])
 
+    def test_many_at_once(self):
+        """Many new processes: the daemon answers between the one and the other."""
+        many = [harness.Target(self, IDLE, name="one-of-many.py") for _ in range(16)]
+        for t in many:
+            t.hear()
+        d = harness.Daemon(self, config={"targets": [{"match": {"cmdline": "*none of them*"}}]})
+        with open(d.config, "w", encoding="utf-8") as f:
+            json.dump({"targets": [{"match": {"cmdline": "*one-of-many.py*"}}]}, f)
+        s = socket.socket(socket.AF_UNIX)
+        self.addCleanup(s.close)
+        s.connect(d.socket)
+        f = s.makefile("rw", encoding="utf-8")
+        self.addCleanup(f.close)
+        d.process.send_signal(signal.SIGHUP)
+        watched, end = set(), time.monotonic() + 60
+        while 16 not in watched:
+            f.write(json.dumps({"verb": "status"}) + "\n")
+            f.flush()
+            watched.add(len(json.loads(f.readline())["result"]["targets"]))
+            self.assertLess(time.monotonic(), end, watched)
+        self.assertGreater(len(watched), 3, watched)
+
     def test_hold_outlives_a_reload(self):
         t = harness.Target(self, IDLE)
         t.hear()

@@ -763,6 +763,35 @@ static void scopes(const char *python)
 	end(x);
 }
 
+/* To let go of a target waits for nothing, least of all for perf uprobes, of which the kernel takes out one
+ * after the other. It is attached to again at once, as after an exec, and its hits count once. */
+static void test_again(void **state)
+{
+	struct probe_options perf = {.perf = true};
+	struct target *x = start(pythons[0]);
+	_cleanup_free_ struct probe_count *c = NULL;
+	struct probe *first = probe;
+	struct err err = {""};
+	struct truth a[32];
+	uint64_t began;
+	size_t n;
+
+	assert_int_equal(probe_open(&perf, &probe, &err), 0);
+	attach(x);
+	n = ask(x, "tell", a, ARRAY_SIZE(a));
+	began = now_monotonic_ns();
+	probe_target_free(x->t);
+	print_message("  let go of in %.1f ms\n", (double)(now_monotonic_ns() - began) / 1e6);
+	assert_true(now_monotonic_ns() - began < 100000000);
+	x->t = NULL;
+	assert_int_equal(probe_attach(probe, x->py, NULL, &x->t, &err), 0);
+	ask(x, "work 10", NULL, 0);
+	assert_int_equal(count_of(x, a, n, "Plain", &c)->births, 310);
+	end(x);
+	probe_free(probe);
+	probe = first;
+}
+
 static void test_scopes(void **state)
 {
 	each(scopes);
@@ -895,6 +924,7 @@ int main(int argc, char **argv)
 		cmocka_unit_test(test_pid_namespace),
 		cmocka_unit_test(test_growing),
 		cmocka_unit_test(test_scopes),
+		cmocka_unit_test(test_again),
 		cmocka_unit_test(test_dead_target),
 		cmocka_unit_test(test_limits),
 	};
