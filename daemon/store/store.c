@@ -1007,17 +1007,24 @@ void store_series_free(struct store_series *list, size_t n)
 	free(list);
 }
 
-int store_series_forget(struct store *s, int32_t pid, uint64_t start_ticks, int64_t before_ms, struct err *err)
+int store_series_forget(struct store *s, int32_t pid, uint64_t start_ticks, struct err *err)
 {
-	_cleanup_stmt_ sqlite3_stmt *st = prepare(s,
-		"DELETE FROM series WHERE (pid = ?1 AND start_ticks = ?2) OR at_ms < ?3");
+	_cleanup_stmt_ sqlite3_stmt *st = prepare(s, "DELETE FROM series WHERE pid = ?1 AND start_ticks = ?2");
 
 	if (st) {
 		sqlite3_bind_int64(st, 1, pid);
 		sqlite3_bind_int64(st, 2, (sqlite3_int64)start_ticks);
-		sqlite3_bind_int64(st, 3, before_ms);
 	}
 	return run(s, st, "forget series", err);
+}
+
+int store_series_expire(struct store *s, int64_t before_ms, struct err *err)
+{
+	_cleanup_stmt_ sqlite3_stmt *st = prepare(s, "DELETE FROM series WHERE at_ms < ?1");
+
+	if (st)
+		sqlite3_bind_int64(st, 1, before_ms);
+	return run(s, st, "forget old series", err);
 }
 
 int store_service_put(struct store *s, const char *service, const struct store_service *x, struct err *err)

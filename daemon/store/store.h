@@ -83,8 +83,10 @@ int store_series_put(struct store *s, const struct store_series *x, struct err *
 int store_series_list(struct store *s, int32_t pid, uint64_t start_ticks, struct store_series **ret, size_t *ret_n,
 	struct err *err);
 void store_series_free(struct store_series *list, size_t n);
-/* Of this process, and all that are older. */
-int store_series_forget(struct store *s, int32_t pid, uint64_t start_ticks, int64_t before_ms, struct err *err);
+/* All of this process. */
+int store_series_forget(struct store *s, int32_t pid, uint64_t start_ticks, struct err *err);
+/* All that are older, of any process: looks at each, so now and then. */
+int store_series_expire(struct store *s, int64_t before_ms, struct err *err);
 
 /* What a life of a service has shown of one type. */
 struct store_service {

@@ -176,6 +176,27 @@ static void write_restarts(const struct watch *w, FILE *f)
 	}
 }
 
+/* Of all suspects of that name and verdict, as one sample: two of one name and labels are none to Prometheus.
+ * TRACK_UNKNOWN: it is told already with an earlier one, or grows with another one, or is not known. */
+static int64_t suspect_level(const struct target *t, const struct suspect *v, size_t n, size_t k)
+{
+	int64_t sum = TRACK_UNKNOWN;
+
+	for (size_t i = 0; i < n; i++) {
+		int64_t level = target_type_level(t, v[i].ty, NULL);
+
+		if (v[i].leader != i || level == TRACK_UNKNOWN || v[i].verdict->kind != v[k].verdict->kind ||
+			strcmp(v[i].ty->info.name, v[k].ty->info.name) != 0)
+			continue;
+		if (i < k)
+			return TRACK_UNKNOWN;
+		if (sum == TRACK_UNKNOWN && i != k)
+			return TRACK_UNKNOWN;
+		sum = sum == TRACK_UNKNOWN ? level : sum + level;
+	}
+	return sum;
+}
+
 static void write_suspects(const struct watch *w, FILE *f)
 {
 	head(f, "pyleak_suspect_objects", "gauge",
@@ -188,9 +209,9 @@ static void write_suspects(const struct watch *w, FILE *f)
 		if (suspects_of(t, &v, &n))
 			continue;
 		for (size_t k = 0; k < n; k++) {
-			int64_t level = target_type_level(t, v[k].ty, NULL);
+			int64_t level = suspect_level(t, v, n, k);
 
-			if (v[k].leader != k || level == TRACK_UNKNOWN)
+			if (level == TRACK_UNKNOWN)
 				continue;
 			target_labels(f, "pyleak_suspect_objects", t);
 			label(f, ",", "type", v[k].ty->info.name);

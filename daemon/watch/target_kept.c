@@ -75,7 +75,7 @@ static void save_series(struct target *t)
 
 	x.bytes = buf;
 	if (!r)
-		r = store_series_forget(t->o.store, id->pid, id->start_ticks, oldest_ms(t), &err);
+		r = store_series_forget(t->o.store, id->pid, id->start_ticks, &err);
 	/* Of types that were not met since the daemon started: they may be yet, by a census or a reading. */
 	for (size_t i = 0; i < t->kept.n_series && !r; i++)
 		if (t->kept.series[i].bytes && t->kept.series[i].at_ms >= oldest_ms(t))
@@ -111,7 +111,7 @@ static void save_service(struct target *t)
 	int r = store_begin(t->o.store, &err);
 
 	if (!r)
-		r = store_series_forget(t->o.store, id->pid, id->start_ticks, oldest_ms(t), &err);
+		r = store_series_forget(t->o.store, id->pid, id->start_ticks, &err);
 	for (size_t i = 0; i < t->n_types && !r; i++) {
 		struct store_service x = {.at_ms = now_realtime_ms()};
 		const struct target_type *ty = t->types[i];

@@ -12,6 +12,7 @@
 
 #define SCAN_US     2000000ULL
 #define SCAN_DISPATCH_NS 20000000ULL /* of a scan at a time */
+#define EXPIRE_US   3600000000ULL
 #define PROBE_FIRST -10 /* priority: what is attached to a target until it is looked at costs it */
 #define RETRY_MS    10000 /* a Python that is still starting up, or that could not be attached */
 #define FIRST_LOOKS 3
@@ -80,7 +81,8 @@ struct watch {
 	struct trigger_engine *triggers;
 	struct reader *reader;
 	struct target_turns turns;
-	sd_event_source *scan, *probe_source, *children;
+	sd_event_source *scan, *probe_source, *children, *expire;
+	struct proc_id *given; /* what --pid stood for at the start */
 	bool children_logged;
 	bool pids_given;
 	bool full_logged;
@@ -100,10 +102,10 @@ static bool rule_fits(const struct config_rule *r, const struct proc_info *p)
 	       glob_fits(r->unit, p->unit);
 }
 
-static bool is_given_pid(const struct watch *w, pid_t pid)
+static bool is_given(const struct watch *w, const struct proc_id *id)
 {
 	for (size_t i = 0; i < w->o.n_pids; i++)
-		if (w->o.pids[i] == pid)
+		if (w->given[i].pid == id->pid && w->given[i].start_ticks == id->start_ticks)
 			return true;
 	return false;
 }
@@ -113,7 +115,7 @@ static bool rules_want(const struct watch *w, const struct proc_info *p, char *r
 {
 	const struct config *c = w->o.config;
 
-	if (is_given_pid(w, p->id.pid)) {
+	if (is_given(w, &p->id)) {
 		snprintf(rule, n, "--pid");
 		return true;
 	}
@@ -649,6 +651,20 @@ static int on_children(sd_event_source *src, uint64_t usec, void *userdata)
 	return 0;
 }
 
+/* Series of processes that ended while no daemon saw it. */
+static int on_expire(sd_event_source *src, uint64_t usec, void *userdata)
+{
+	struct watch *w = userdata;
+	int64_t history_ms = (int64_t)(w->o.config->storage_history_ns / 1000000);
+	struct err err = {{0}};
+
+	if (w->o.store && store_series_expire(w->o.store, now_realtime_ms() - history_ms, &err))
+		log_warning("old series are kept: %s", err.msg);
+	sd_event_source_set_time_relative(src, EXPIRE_US);
+	sd_event_source_set_enabled(src, SD_EVENT_ONESHOT);
+	return 0;
+}
+
 static void configure_dumps(struct watch *w)
 {
 	const struct config *c = w->o.config;
@@ -695,6 +711,13 @@ int watch_new(const struct watch_options *o, struct watch **ret, struct err *err
 		return err_set(err, -ENOMEM, "out of memory");
 	w->o = *o;
 	w->pids_given = o->n_pids > 0;
+	w->given = calloc(o->n_pids + 1, sizeof(*w->given));
+	if (!w->given) {
+		r = err_set(err, -ENOMEM, "out of memory");
+		goto fail;
+	}
+	for (size_t i = 0; i < o->n_pids; i++)
+		proc_id_get(o->pids[i], &w->given[i]); /* one that is not there: open_target() says so */
 	r = new_triggers(w, o->config, &w->triggers);
 	if (r) {
 		err_set(err, r, "out of memory");
@@ -713,6 +736,9 @@ int watch_new(const struct watch_options *o, struct watch **ret, struct err *err
 	if (r >= 0)
 		r = sd_event_add_time_relative(
 			o->event, &w->children, CLOCK_MONOTONIC, 0, 50000, on_children, w);
+	if (r >= 0)
+		r = sd_event_add_time_relative(
+			o->event, &w->expire, CLOCK_MONOTONIC, 0, 1000000, on_expire, w);
 	if (r >= 0 && !o->use_rules)
 		r = sd_event_source_set_enabled(w->scan, SD_EVENT_OFF);
 	if (r < 0) {
@@ -738,6 +764,7 @@ void watch_free(struct watch *w)
 	probe_detach_all(w->o.probe); /* all at once is faster than one after the other */
 	sd_event_source_disable_unref(w->scan);
 	sd_event_source_disable_unref(w->children);
+	sd_event_source_disable_unref(w->expire);
 	sd_event_source_disable_unref(w->probe_source);
 	for (size_t i = 0; i < w->n_targets; i++)
 		target_free(w->targets[i]);
@@ -745,6 +772,7 @@ void watch_free(struct watch *w)
 	reader_free(w->reader);
 	free(w->seen);
 	free(w->round.pids);
+	free(w->given);
 	free(w->notes);
 	trigger_engine_free(w->triggers);
 	free(w);

@@ -290,6 +290,29 @@ hear()
         time.sleep(2)
         self.assertEqual(third.log().count("trigger big"), 0, "and this one has")
 
+    def test_pid_is_used_again(self):
+        """--pid means that process, not whoever has its number later."""
+        first = harness.Target(self, IDLE)
+        first.hear()
+        d = harness.Daemon(self, first.pid, config=dict(harness.Daemon.DEFAULTS, targets=[
+            {"match": {"cmdline": "*none of them*"}}]))
+        self.assertEqual(d.ask("why", first.pid)["rule"], "--pid")
+        first.end()
+        for _ in range(50):
+            with open("/proc/sys/kernel/ns_last_pid", "w", encoding="ascii") as f:
+                f.write(str(first.pid - 1))
+            again = harness.Target(self, IDLE)
+            if again.pid == first.pid:
+                break
+            again.end()
+        else:
+            self.skipTest("cannot run here: others take every pid")
+        again.hear()
+        d.wait_for(lambda: not d.ask("status")["targets"])
+        time.sleep(5)
+        self.assertFalse(d.ask("status")["targets"])
+        self.assertIn("none of the 1 rules", d.ask("why", again.pid)["rule"])
+
     def test_exec_becomes_another_target(self):
         code = "say('up'); hear(); os.execv(sys.executable, [sys.executable, '-c', " \
                "\"import sys\\nclass After: pass\\nk = [After() for _ in range(777)]\\n" \
