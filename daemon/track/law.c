@@ -146,6 +146,11 @@ void law_census(struct law *l, uint64_t min, uint64_t max, uint64_t births, uint
 	l->deaths = deaths;
 }
 
+uint64_t law_unseen(const struct law *l, uint64_t doubt)
+{
+	return l->begun ? MIN(l->max, doubt) : 0;
+}
+
 void law_gap(struct law *l)
 {
 	l->gap = true;

@@ -69,6 +69,10 @@ struct law {
 /* A census: between min and max were alive when births and deaths had been counted. */
 void law_census(struct law *l, uint64_t min, uint64_t max, uint64_t births, uint64_t deaths);
 
+/* A census that may miss up to `doubt` objects has found none, and neither births nor deaths were counted since the
+ * one before: at most so many are alive. */
+uint64_t law_unseen(const struct law *l, uint64_t doubt);
+
 /* From here on, or for some time that is over, not everything was counted: nothing is concluded from
  * the last census to the next, and until then the level is the last one's. What was proven before
  * of the pair of sites stays proven. */

@@ -278,8 +278,8 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 		c->width += 2 * ty->live_bound;
 		ty->census_serial = t->censuses;
 	}
-	/* Not in this census: none was alive then and none was ever counted until then; what was
-	 * born since comes with the next one. */
+	/* Not in this census: none was alive then, as far as it can tell, and none was ever counted until
+	 * then; what was born since comes with the next one. */
 	for (size_t i = 0; i < t->n_types; i++) {
 		struct target_type *ty = t->types[i];
 
@@ -287,8 +287,8 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 			continue;
 		if (!ty->census && t->censuses > 1)
 			type_census(ty, 0, 0, 0, 0);
-		type_census(ty, 0, 0, outside ? ty->births : ty->law.births,
-			outside ? ty->deaths : ty->law.deaths);
+		type_census(ty, 0, r->estimate ? law_unseen(&ty->law, ESTIMATE_OBJECTS) : 0,
+			outside ? ty->births : ty->law.births, outside ? ty->deaths : ty->law.deaths);
 	}
 	types_close(t);
 	t->retry_delay_ms = 0;

@@ -346,6 +346,27 @@ static void narrow(struct world *w, unsigned hidden, uint64_t *ret_width)
 	*ret_width = max - min;
 }
 
+/* An estimate that has not found those that never move says little: no rule is broken when the next census has. */
+static void test_unseen(void **state)
+{
+	struct law l = {0};
+	int64_t bound;
+
+	assert_int_equal(law_unseen(&l, 64), 0);
+	law_census(&l, 50, 50, 0, 0);
+	law_census(&l, 0, law_unseen(&l, 64), 0, 0);
+	assert_true(law_level(&l, 0, 0, &bound) + bound >= 50);
+	assert_int_equal(law_unseen(&l, 20), 20);
+	law_census(&l, 50, 50, 0, 0);
+	assert_int_equal(l.bound, 0);
+	assert_int_equal(law_level(&l, 0, 0, &bound), 50);
+	assert_int_equal(bound, 0);
+	assert_int_equal(law_unseen(&l, 64), 50);
+	/* What was never there is not there now. */
+	law_census(&l, 0, 0, 0, 50);
+	assert_int_equal(law_unseen(&l, 64), 0);
+}
+
 static void test_narrowed(void **state)
 {
 	struct world w = {.live = 100000}, listed = {.live = 100000}, open = {.live = 100000};
@@ -422,6 +443,7 @@ int main(void)
 		cmocka_unit_test(test_free_list),
 		cmocka_unit_test(test_bound_shrinks),
 		cmocka_unit_test(test_intervals),
+		cmocka_unit_test(test_unseen),
 		cmocka_unit_test(test_narrowed),
 		cmocka_unit_test(test_absurd),
 	};
