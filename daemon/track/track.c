@@ -387,3 +387,38 @@ int track_type_history(const struct track_type *ty, int64_t since_ms, uint64_t s
 	*ret_n = h.n;
 	return 0;
 }
+
+static void add_point(struct track_point *to, const struct track_point *p)
+{
+	to->count = to->count == TRACK_UNKNOWN || p->count == TRACK_UNKNOWN ? TRACK_UNKNOWN
+									    : to->count + p->count;
+	to->births += p->births;
+	to->deaths += p->deaths;
+}
+
+int track_history_add(
+	struct track_point **sum, size_t *sum_n, const struct track_point *points, size_t n)
+{
+	const struct track_point *a = *sum, *b = points;
+	struct track_point *out = calloc(*sum_n + n + 1, sizeof(*out));
+	size_t i = 0, j = 0, k = 0;
+
+	if (!out)
+		return -ENOMEM;
+	while (i < *sum_n || j < n) {
+		bool of_a = j == n || (i < *sum_n && a[i].at_ms <= b[j].at_ms);
+		struct track_point *p = &out[k++];
+
+		p->at_ms = of_a ? a[i].at_ms : b[j].at_ms;
+		i += i < *sum_n && a[i].at_ms == p->at_ms;
+		j += j < n && b[j].at_ms == p->at_ms;
+		if (i)
+			add_point(p, &a[i - 1]);
+		if (j)
+			add_point(p, &b[j - 1]);
+	}
+	free(*sum);
+	*sum = out;
+	*sum_n = k;
+	return 0;
+}

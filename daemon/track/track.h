@@ -107,6 +107,11 @@ bool track_type_growth(const struct track_type *ty, int64_t since_ms, struct tra
 int track_type_history(const struct track_type *ty, int64_t since_ms, uint64_t step_ms,
 	struct track_point **ret, size_t *ret_n);
 
+/* Adds n points to those in *sum, that is to the history of types of one name: at each time of either, what
+ * was last known of both; one counts for nothing before its first point. *sum is malloc'ed, or NULL. -ENOMEM. */
+int track_history_add(
+	struct track_point **sum, size_t *sum_n, const struct track_point *points, size_t n);
+
 /* What earlier lives of the service have shown of the type: the level it came to rest at (0: none
  * known), up to which growth is no news; and that it leaked. */
 struct track_expectation {

@@ -164,7 +164,6 @@ struct named {
 	double birth_rate, death_rate;   /* < 0: not known */
 	double birth_bound, death_bound; /* < 0: not known */
 	enum track_quality quality, rates_quality;
-	const struct target_type *first;
 	bool grows;
 	struct track_growth growth;
 };
@@ -242,7 +241,6 @@ static int types_by_name(const struct target *t, int64_t since, struct named **r
 				.death_bound = ty->death_bound,
 				.quality = target_type_quality(t, ty),
 				.rates_quality = target_type_rates_quality(t, ty),
-				.first = ty,
 				.grows = grows,
 				.growth = g,
 			};
@@ -681,6 +679,26 @@ static void ask_growth(struct ask *a)
 		-1);
 }
 
+/* Of all types of that name. */
+static int history_of(const struct target *t, const char *name, int64_t since_ms, uint64_t step_ms,
+	struct track_point **ret, size_t *ret_n)
+{
+	int r = 0;
+
+	for (size_t i = 0; i < target_type_count(t) && !r; i++) {
+		const struct target_type *ty = target_type_at(t, i);
+		_cleanup_free_ struct track_point *p = NULL;
+		size_t n = 0;
+
+		if (!ty->named || !ty->track || strcmp(ty->info.name, name))
+			continue;
+		r = track_type_history(ty->track, since_ms, step_ms, &p, &n);
+		if (!r)
+			r = track_history_add(ret, ret_n, p, n);
+	}
+	return r;
+}
+
 static void ask_history(struct ask *a)
 {
 	struct target *t = arg_target(a);
@@ -717,8 +735,7 @@ static void ask_history(struct ask *a)
 		return;
 	}
 	points = json_array();
-	if (m[0]->first->track && track_type_history(m[0]->first->track, MAX(since, (int64_t)0),
-					  step_ns / 1000000, &p, &n_p)) {
+	if (history_of(t, m[0]->name, MAX(since, (int64_t)0), step_ns / 1000000, &p, &n_p)) {
 		json_decref(points);
 		serve_reply_error(a->q, EXIT_BROKEN, "out of memory");
 		return;

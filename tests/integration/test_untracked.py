@@ -263,7 +263,7 @@ class Levels(harness.RootTest):
         t.hear()
         d = harness.Daemon(self, t.pid)
         leak = d.wait_for(lambda: [s for s in d.ask("suspects")["suspects"]
-                                   if s["type"] == "str" and s["verdict"] == "leak"], what="verdict")
+                                   if s["type"] == "str" and s["verdict"] == "leak"], what="verdict", seconds=150)
         self.assertGreater(leak[0]["rate_per_hour"], 20 / 0.02 * 2 * 3600 / 2)
         self.assertEqual([s["type"] for s in d.ask("suspects")["suspects"]], ["str"])
 

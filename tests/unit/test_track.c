@@ -1033,6 +1033,29 @@ static void test_short_window(void **state)
 	assert_true(o.confidence > 0.9);
 }
 
+static void test_history_of_one_name(void **state)
+{
+	static const struct track_point a[] = {{.at_ms = 10, .count = 1, .births = 1},
+		{.at_ms = 20, .count = 2, .births = 3, .deaths = 1},
+		{.at_ms = 40, .count = TRACK_UNKNOWN, .births = 4}};
+	static const struct track_point b[] = {{.at_ms = 20, .count = 100, .births = 100},
+		{.at_ms = 30, .count = 200, .births = 200}};
+	static const struct track_point both[] = {{.at_ms = 10, .count = 1, .births = 1},
+		{.at_ms = 20, .count = 102, .births = 103, .deaths = 1},
+		{.at_ms = 30, .count = 202, .births = 203, .deaths = 1},
+		{.at_ms = 40, .count = TRACK_UNKNOWN, .births = 204}};
+	_cleanup_free_ struct track_point *sum = NULL;
+	size_t n = 0;
+
+	assert_int_equal(track_history_add(&sum, &n, a, 0), 0);
+	assert_int_equal(n, 0);
+	assert_int_equal(track_history_add(&sum, &n, a, ARRAY_SIZE(a)), 0);
+	assert_int_equal(n, ARRAY_SIZE(a));
+	assert_int_equal(track_history_add(&sum, &n, b, ARRAY_SIZE(b)), 0);
+	assert_int_equal(n, ARRAY_SIZE(both));
+	assert_memory_equal(sum, both, sizeof(both));
+}
+
 /* What judging costs: printed, since a shared machine makes no promises. */
 static void test_cost(void **state)
 {
@@ -1060,6 +1083,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_leaks),
+		cmocka_unit_test(test_history_of_one_name),
 		cmocka_unit_test(test_figures),
 		cmocka_unit_test(test_no_leaks),
 		cmocka_unit_test(test_seeds),
