@@ -12,11 +12,11 @@
 #include "daemon/python/mem.h"
 #include "daemon/util/units.h"
 
-#define STOP_TIMEOUT_NS ((uint64_t)5 * 1000000)
-#define STOP_THREAD_NS  ((uint64_t)30000)
-#define GATE_LONGEST_NS ((uint64_t)10 * 1000000000)
-#define REST            9 /* for each nanosecond of a stop that led to nothing */
-#define ALL_REST_MAX_NS ((uint64_t)200 * 1000000)
+#define STOP_TIMEOUT_NS   ((uint64_t)5 * 1000000)
+#define STOP_THREAD_NS    ((uint64_t)30000)
+#define GATE_LONGEST_NS   ((uint64_t)10 * 1000000000)
+#define REST              9 /* for each nanosecond of a stop that led to nothing */
+#define UNFIT_REST_MAX_NS ((uint64_t)200 * 1000000)
 /* Offset of `tid` in glibc's struct pthread (nptl/descr.h, x86-64): where an old thread state
  * tells pthread_self() only. What is read there counts only if the thread it names has that very
  * fs_base. */
@@ -249,6 +249,7 @@ static enum verdict try_all(
 		r = -EBUSY;
 	if (r < 0) {
 		*ret_err = r;
+		g->unfit++;
 		return r == -EPERM || r == -EBUSY ? HOPELESS : SHUT;
 	}
 	if (look(g, j->pid, &now) < 0) {
@@ -274,8 +275,10 @@ static enum verdict try_all(
 			return SHUT;
 		best = holder;
 	}
-	if (!best)
+	if (!best) {
+		g->unfit++;
 		return SHUT;
+	}
 	*ret = best;
 	return OPEN;
 }
@@ -296,7 +299,7 @@ int gate_open(struct gate *g, struct job *j, struct stop *s, struct thread **ret
 {
 	uint64_t until = now_monotonic_ns() + job_time_left(j, GATE_LONGEST_NS);
 	uint32_t noise = (uint32_t)getpid();
-	unsigned unknown_holder = 0, in_collector = 0, of_all = 0;
+	unsigned unknown_holder = 0, in_collector = 0;
 
 	for (;;) {
 		enum verdict v;
@@ -321,27 +324,27 @@ int gate_open(struct gate *g, struct job *j, struct stop *s, struct thread **ret
 
 			j->tries++;
 			unknown_holder += gil.locked && tid == 0;
-			of_all += tid == 0;
 			v = tid ? try_holder(g, j, s, &gil, tid, ret, &r)
 				: try_all(g, j, s, ret, &r);
 			if (v == OPEN)
 				return 0;
+			took = s->stopped_ns;
 			stop_let_go(s, 0);
-			took = now_monotonic_ns() - began;
+			took = took ? now_monotonic_ns() - took : 0;
 			j->gate_stops_ns += took;
 			if (v == HOPELESS)
 				return hopeless(j, r, err);
 		}
 		/*
 		 * Off the target's rhythm, and long enough for it to hardly notice us: a tenth of its time
-		 * at most. Where everybody was stopped, longer and longer: some waits (epoll_wait) begin
-		 * anew with their whole timeout after each.
+		 * at most. Where all wait and none can lend, longer and longer: that will not be otherwise
+		 * soon, and some waits (epoll_wait) begin anew with their whole timeout after each try.
 		 */
 		noise = noise * 1664525 + 1013904223;
 		uint64_t pause = 300000 + (noise >> 8) % 600000;
 		pause = MAX(pause, REST * took);
-		pause = MAX(
-			pause, MIN(((uint64_t)1 << MIN(of_all, 20u)) * 250000, ALL_REST_MAX_NS));
+		pause = MAX(pause,
+			MIN(((uint64_t)1 << MIN(g->unfit, 20u)) * 250000, UNFIT_REST_MAX_NS));
 		uint64_t sleep_until = now_monotonic_ns() + pause;
 
 		/* A thread that has not stopped yet would stop later, with nobody there to let it

@@ -19,6 +19,7 @@ struct gate {
 	uint64_t locked, holder;       /* addresses: int, PyThreadState * */
 	uint64_t collecting;           /* address: int */
 	int off_native_id, off_thread_id;
+	unsigned unfit; /* tries in which all waited and none could lend */
 };
 
 /* -EOPNOTSUPP: what the gate needs to know is not in this Python. */

@@ -183,6 +183,8 @@ static void take_status(struct stop *s, struct thread *t, int status)
 			s->job_control = true;
 		t->state = THREAD_STOPPED;
 		t->have_regs = false;
+		if (s->stopped_ns == 0)
+			s->stopped_ns = now_monotonic_ns();
 		return;
 	}
 	if (event != 0 || sig == (SIGTRAP | 0x80))
@@ -360,7 +362,7 @@ size_t stop_let_go(struct stop *s, uint64_t linger_ns)
 	for (size_t i = 0; i < s->n; i++)
 		if (s->v[i].state == THREAD_STOPPED)
 			let_go(&s->v[i]);
-	s->since_ns = 0;
+	s->since_ns = s->stopped_ns = 0;
 	for (size_t i = 0; i < s->n; i++) {
 		struct thread *t = &s->v[i];
 

@@ -221,7 +221,7 @@ while True:
 say(got[0])
 '''
         folder = tempfile.mkdtemp()
-        self.addCleanup(os.rmdir, folder)
+        self.addCleanup(shutil.rmtree, folder)
         flag = os.path.join(folder, "stop")
         target = Target(self, code.replace("STOP", repr(flag)))
         target.hear()
@@ -246,7 +246,6 @@ say(got[0])
             sender.join()
             open(flag, "w").close()
         got = target.hear()
-        os.unlink(flag)
         # CPython folds signals that come before its handler ran into one; none may be missing
         # beyond that, and each one was seen by the kernel
         self.assertGreater(got, sent[0] * 0.8)
