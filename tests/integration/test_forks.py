@@ -260,10 +260,11 @@ while True:
         self.assertEqual(d.log().count("no room"), 1, "said once")
         for i, t in enumerate(inside):
             self.assertEqual(t.ask(str(10 * i + 1)), 10 * i + 1)
-        # An idle target's fresh census takes a second of waiting for a hit: all at once.
+        # An idle target's fresh census takes a second of waiting for a hit: many at once, of every fourth.
+        some = range(0, len(inside), 4)
         with concurrent.futures.ThreadPoolExecutor(32) as pool:
-            rows = list(pool.map(lambda t: d.top(t.pid, "--fresh")["__main__.Thing"], inside))
-        for i, row in enumerate(rows):
+            rows = list(pool.map(lambda i: d.top(inside[i].pid, "--fresh")["__main__.Thing"], some))
+        for i, row in zip(some, rows):
             n = 10 * i + 1
             self.assertEqual((row["allocs"], row["frees"], row["count"]), (3 * n, 2 * n, n))
         # Who leaves makes room.
