@@ -138,8 +138,8 @@ int guard_start(
 int guard_check(struct guard *g, int wait_ms, struct err *err)
 {
 	struct pollfd gone = {.fd = g->job->child_fd, .events = POLLIN};
-	bool dead = poll(&gone, 1, wait_ms) >
-		    0; /* looked at first: who fires says so before it kills */
+	/* In this order: who fires says so before it kills. */
+	bool dead = poll(&gone, 1, wait_ms) > 0;
 	int r = atomic_load(&g->fired);
 
 	if (r < 0)

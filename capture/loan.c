@@ -471,7 +471,7 @@ bool loan_in_signal_code(struct loan *l, int status)
 	return false;
 }
 
-bool loan_is_out(struct loan *l)
+bool loan_is_out(const struct loan *l)
 {
 	const struct loan_places *p = l->job->places;
 	struct user_regs_struct regs;
@@ -481,7 +481,12 @@ bool loan_is_out(struct loan *l)
 		(regs.rip - p->syscall_ret >= sizeof(syscall_insn) &&
 			regs.rip - p->sigreturn > sizeof(sigreturn_insn)))
 		return false;
-	/* What it did wrong while it was ours is not the program's: every signal is blocked. */
+	return true;
+}
+
+/* What it did wrong while it was ours is not the program's, which had every signal blocked. */
+static void drop_fault(struct loan *l)
+{
 	switch (l->signal) {
 	case SIGSEGV:
 	case SIGBUS:
@@ -491,7 +496,6 @@ bool loan_is_out(struct loan *l)
 	case SIGSYS:
 		l->signal = 0;
 	}
-	return true;
 }
 
 int loan_rest(struct loan *l, int64_t *ret_value, struct err *err)
@@ -525,6 +529,7 @@ int loan_restore(struct loan *l, struct err *err)
 {
 	struct thread *t = l->thread;
 
+	drop_fault(l);
 	if (ptrace(PTRACE_SETSIGMASK, t->tid, number(8), &l->mask) < 0)
 		return failed(l, "put back the signal mask of", err);
 	job_die_at(l->job, l->reap ? STEP_REAP_MASK_BACK : STEP_FORK_MASK_BACK);

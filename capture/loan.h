@@ -75,9 +75,10 @@ int loan_rest(struct loan *l, int64_t *ret_value, struct err *err);
 
 /* Whether a stopped thread is on loan still: armed, in the call, or on its way back from it. If it is
  * not it went back by its frame, its registers are its own, and nothing must be put back. */
-bool loan_is_out(struct loan *l);
+bool loan_is_out(const struct loan *l);
 
-/* From there: mask back, then registers. The thread stays stopped. */
+/* From there: mask back, then registers. The thread stays stopped. A fault it ran into on loan is no signal
+ * of its own, and is forgotten. */
 int loan_restore(struct loan *l, struct err *err);
 
 /* Whether a stop is one inside of the kernel's signal code, where a system call that was

@@ -362,7 +362,7 @@ size_t stop_let_go(struct stop *s, uint64_t linger_ns)
 	for (size_t i = 0; i < s->n; i++)
 		if (s->v[i].state == THREAD_STOPPED)
 			let_go(&s->v[i]);
-	s->since_ns = s->stopped_ns = 0;
+	s->since_ns = 0;
 	for (size_t i = 0; i < s->n; i++) {
 		struct thread *t = &s->v[i];
 
@@ -381,6 +381,7 @@ size_t stop_let_go(struct stop *s, uint64_t linger_ns)
 			s->v[k++] = s->v[i];
 	s->n = k;
 	s->job_control = false;
+	s->stopped_ns = 0; /* those that came late have stopped since, and are gone again */
 	return pending;
 }
 

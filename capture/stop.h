@@ -43,8 +43,7 @@ struct stop {
 	bool lost;         /* a thread that we traced is not there any more */
 	bool job_control;  /* a thread is in a group stop (SIGSTOP) */
 	uint64_t since_ns; /* when the first thread was asked to stop; 0: nobody is */
-	uint64_t
-		stopped_ns; /* when the first one did; before that it may have waited for a processor */
+	uint64_t stopped_ns; /* when the first one did: until then it runs, or waits to */
 };
 
 /* Lets every thread go, waiting up to linger_ns for those that have yet to stop, and frees. A

@@ -676,10 +676,11 @@ void trigger_engine_release(
 	const struct config_trigger *rule = rule_named(e, r->trigger);
 	bool found;
 	size_t i = key_find(e, r->service, r->trigger, r->type, &found);
-	struct key *k = &e->keys[i];
+	struct key *k;
 
 	if (!rule || !found)
 		return;
+	k = &e->keys[i];
 	for (size_t n = 0; n < k->n; n++)
 		if (k->at_ms[n] == r->at_ms) {
 			memmove(k->at_ms + n, k->at_ms + n + 1, (k->n - n - 1) * sizeof(*k->at_ms));
