@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -143,6 +144,21 @@ class Daemon:
 
     def top(self, pid, *args):
         return {t["type"]: t for t in self.ask("top", pid, "-n", 100000, *args)["types"]}
+
+    def connect(self, uid):
+        """A line to the daemon as that user, to write requests to and to read answers from."""
+        s = socket.socket(socket.AF_UNIX)
+        self.test.addCleanup(s.close)
+        os.seteuid(uid)  # what the daemon learns of a client is of when it connects
+        try:
+            s.connect(self.socket)
+        except PermissionError:
+            self.test.skipTest("cannot run here: the folder for temporary files is closed to other users")
+        finally:
+            os.seteuid(0)
+        f = s.makefile("rw", encoding="utf-8")
+        self.test.addCleanup(f.close)
+        return f
 
     def wait_for(self, question, seconds=60, what="an answer"):
         """Asks until the answer is true."""

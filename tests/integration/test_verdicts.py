@@ -38,6 +38,9 @@ class Kept(RootTest):
     LEAK = ("class Session: pass\nkept = []\nsay('up')\n"
             "while True:\n  kept.append(Session()); time.sleep(0.005)\n")
 
+    CONFIG = {"growth": {"interval": "200ms", "warmup": "0s", "window": "6s", "min_objects": 100},
+              "budget": {"cpu": "unlimited"}}
+
     def suspect(self, d, pid):
         found = [s for s in d.ask("suspects", pid)["suspects"] if s["type"] == "__main__.Session"]
         return found[0] if found and found[0]["verdict"] == "leak" else None
@@ -46,12 +49,10 @@ class Kept(RootTest):
         """The verdict outlives the daemon: it is there before a window has passed."""
         target = Target(self, self.LEAK)
         target.hear()
-        config = {"growth": {"interval": "200ms", "warmup": "0s", "window": "6s", "min_objects": 100},
-                  "budget": {"cpu": "unlimited"}}
-        d = Daemon(self, target.pid, config=config)
+        d = Daemon(self, target.pid, config=self.CONFIG)
         first = d.wait_for(lambda: self.suspect(d, target.pid), what="verdict")
         self.assertEqual(d.stop(), 0)
-        again = Daemon(self, target.pid, config=config, args=["--state-dir", d.state])
+        again = Daemon(self, target.pid, config=self.CONFIG, args=["--state-dir", d.state])
         second = again.wait_for(lambda: self.suspect(again, target.pid), what="verdict")
         self.assertEqual(second["first_seen"], first["first_seen"])
         # and so does the history
@@ -62,20 +63,18 @@ class Kept(RootTest):
         """What an earlier daemon kept outlives one that has seen nothing of its target."""
         target = Target(self, self.LEAK)
         target.hear()
-        config = {"growth": {"interval": "200ms", "warmup": "0s", "window": "6s", "min_objects": 100},
-                  "budget": {"cpu": "unlimited"}}
-        d = Daemon(self, target.pid, config=config)
+        d = Daemon(self, target.pid, config=self.CONFIG)
         first = d.wait_for(lambda: self.suspect(d, target.pid), what="verdict")
         self.assertEqual(d.stop(), 0)
         self.assertIn("__main__.Session", kept_types(d.state))
         # Stopped it has no hits, and is read from outside after two seconds.
         target.process.send_signal(signal.SIGSTOP)
-        slow = dict(config, growth=dict(config["growth"], interval="1m"))
+        slow = dict(self.CONFIG, growth=dict(self.CONFIG["growth"], interval="1m"))
         between = Daemon(self, target.pid, config=slow, args=["--state-dir", d.state])
         self.assertEqual(between.stop(), 0)
         self.assertIn("__main__.Session", kept_types(d.state))
         target.process.send_signal(signal.SIGCONT)
-        again = Daemon(self, target.pid, config=config, args=["--state-dir", d.state])
+        again = Daemon(self, target.pid, config=self.CONFIG, args=["--state-dir", d.state])
         second = again.wait_for(lambda: self.suspect(again, target.pid), what="verdict")
         self.assertEqual(second["first_seen"], first["first_seen"])
 
@@ -83,8 +82,7 @@ class Kept(RootTest):
         """What leaked before needs no more than a window."""
         target = Target(self, self.LEAK, name="leaks_again.py")
         target.hear()
-        config = {"growth": {"interval": "200ms", "warmup": "0s", "window": "6s", "min_objects": 100},
-                  "budget": {"cpu": "unlimited"}, "targets": [{"match": {"cmdline": f"*{target.path}*"}}]}
+        config = dict(self.CONFIG, targets=[{"match": {"cmdline": f"*{target.path}*"}}])
         d = Daemon(self, config=config)
         d.wait_for(lambda: d.ask("status")["targets"], what="target")
         d.wait_for(lambda: self.suspect(d, target.pid), what="verdict")
