@@ -81,8 +81,8 @@ struct target_type {
 		bool known; /* a reading has spoken of it, and with it `law` */
 		bool asked; /* by the one under way, when these stood in the counters: */
 		uint64_t births, deaths;
-		int64_t at_ms; /* of the reading */
-		double drift; /* objects a ms, from one reading to the next, of late; < 0: not known */
+		uint64_t cpu_ns; /* the target's time when the reading began */
+		double drift; /* objects a ns of its time, from one reading to the next, of late */
 	} blocks;
 };
 

@@ -6,10 +6,11 @@
 #include "daemon/watch/target_private.h"
 
 #define READ_MAX         (UINT64_C(4) << 30) /* bytes; a second of the daemon's time */
-#define FRESH_MS         1000
+#define CENSUS_CPU_NS    UINT64_C(5000000) /* of the target's own time, that looking at it may take */
 #define NEWS_MAX         2
 #define REFUSED_RETRY_NS UINT64_C(600000000000)
 #define ASKED_NEXT_NS    UINT64_C(60000000000) /* at the most, after one that was asked for */
+#define MOVED_MAX        1e15 /* objects, so that sums of bounds stay numbers */
 #define SMALL_MAX        512 /* bytes, of a block in a pool: obmalloc.c */
 #define HEADS_MAX        32  /* in front of an object */
 #define TPFLAGS_UNICODE  (UINT64_C(1) << 28) /* a subclass of str */
@@ -82,8 +83,8 @@ static void take_over_tracked(struct target_type *ty, uint64_t count)
 static void take_over(struct target *t, const struct blocks_type *b)
 {
 	struct target_type *ty = type_find(t, b->type);
-	int64_t now = now_realtime_ms(), before;
-	uint64_t births, deaths;
+	uint64_t births, deaths, cpu_ns = t->blocks.cpu_ns;
+	int64_t before;
 
 	if (!ty || !ty->blocks.asked)
 		return;
@@ -101,30 +102,34 @@ static void take_over(struct target *t, const struct blocks_type *b)
 	before = law_census_level(&ty->law, NULL);
 	law_census(&ty->law, b->count > births ? b->count - births : 0, b->count + deaths,
 		ty->blocks.births, ty->blocks.deaths);
-	if (!ty->blocks.known)
-		ty->blocks.drift = -1;
-	else if (now > ty->blocks.at_ms)
+	if (!ty->blocks.known) /* twice the pace at which it has come to what it has */
+		ty->blocks.drift = 2 * (double)(law_census_level(&ty->law, NULL) + DOUBT) /
+				   (double)MAX(cpu_ns, UINT64_C(1));
+	else if (cpu_ns > ty->blocks.cpu_ns)
 		ty->blocks.drift = MAX(ty->blocks.drift / 2,
 			fabs((double)(law_census_level(&ty->law, NULL) - before)) /
-				(double)(now - ty->blocks.at_ms));
-	ty->blocks.at_ms = now;
+				(double)(cpu_ns - ty->blocks.cpu_ns));
+	ty->blocks.cpu_ns = cpu_ns;
 	ty->blocks.known = true;
 }
 
-int64_t target_blocks_level(const struct target_type *ty, int64_t *ret_bound)
+int64_t target_blocks_level(
+	const struct target *t, const struct target_type *ty, int64_t *ret_bound)
 {
 	bool counted = !ty->law.gap &&
 		       (ty->info.flags & TPFLAGS_HAVE_GC || ty->births || ty->deaths);
 	bool still = ty->births == ty->law.births && ty->deaths == ty->law.deaths;
-	double elapsed_ms = (double)MAX(now_realtime_ms() - ty->blocks.at_ms, (int64_t)0);
+	uint64_t cpu_ns = target_budget_cpu_ns(t), used_ns;
 	int64_t level, bound;
 
 	level = still ? law_census_level(&ty->law, &bound)
 		      : law_level(&ty->law, ty->births, ty->deaths, &bound);
 	bound = MAX(bound, MAX((int64_t)DOUBT, level / 100));
-	/* Nobody counts births and deaths: it goes on as it did, as far as one can tell. */
-	if (!counted && elapsed_ms > FRESH_MS)
-		bound = ty->blocks.drift < 0 ? -1 : bound + llround(ty->blocks.drift * elapsed_ms);
+	/* Nobody counts births and deaths: it goes on as it did, as far as one can tell. While the target
+	 * does not run nothing moves. */
+	used_ns = cpu_ns - MIN(ty->blocks.cpu_ns, cpu_ns);
+	if (!counted && used_ns > CENSUS_CPU_NS)
+		bound += llround(MIN(ty->blocks.drift * (double)used_ns, MOVED_MAX));
 	*ret_bound = bound;
 	return level;
 }
@@ -209,6 +214,7 @@ int target_blocks_start(struct target *t)
 	if (t->blocks.running)
 		return -EBUSY;
 	pace_turn_end(&t->o.turns->readings, &t->blocks.turn);
+	t->blocks.cpu_ns = target_budget_cpu_ns(t);
 	r = read_counters(t);
 	if (r)
 		return r;

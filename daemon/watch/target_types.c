@@ -565,7 +565,7 @@ int64_t target_type_level(const struct target *t, const struct target_type *ty, 
 	int64_t level = TRACK_UNKNOWN, bound = -1;
 
 	if (ty->blocks.known) {
-		level = target_blocks_level(ty, &bound);
+		level = target_blocks_level(t, ty, &bound);
 	} else if (ty->law.begun && ty->always_tracked) {
 		if (at_census(t)) {
 			level = law_census_level(&ty->law, &bound);

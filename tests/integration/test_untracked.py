@@ -93,6 +93,32 @@ class Asked(harness.RootTest):
             d.top(a.pid, "--fresh")
 
 
+class Between(harness.RootTest):
+    def test_an_estimate_has_a_bound(self):
+        """Before a second reading as well, however much the program has done since the first."""
+        code = """
+kept = []
+def busy(seconds):
+    end = time.process_time() + seconds
+    while time.process_time() < end:
+        kept.append('text %d' % len(kept)); sum(range(2000))
+    return len(kept)
+say(busy(0.1))
+while True: say(busy(float(hear())))
+"""
+        t = harness.Target(self, code)
+        first = t.hear()
+        d = harness.Daemon(self, t.pid)
+        before = d.top(t.pid, "--fresh")["str"]["count"] - first
+        for _ in range(3):
+            kept = t.ask("0.7")
+            top = d.top(t.pid)
+            self.assertEqual({n: r for n, r in top.items() if r["quality"] == "estimate"
+                              and None in (r["count"], r["count_bound"])}, {})
+            row = top["str"]
+            self.assertLessEqual(abs(row["count"] - before - kept), row["count_bound"], (row, kept))
+
+
 class Untracked(harness.RootTest):
     def see(self, python, name):
         t = harness.Target(self, TARGET, python)
