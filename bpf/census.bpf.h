@@ -133,7 +133,7 @@ static __always_inline __u64 young_objects(struct pyleak_target *t)
  */
 static __always_inline int go_on_young(struct pyleak_target *t, struct progress *p)
 {
-	struct walk *w = &p->walk;
+	struct walk *w = &walk;
 	__u64 now = bpf_ktime_get_ns(), objects = young_objects(t), ns;
 	int before_young = w->ring == RING_YOUNG;
 
@@ -164,35 +164,36 @@ __noinline int walk_on(__u32 slot)
 
 	if (!t || !p)
 		return 0;
-	w = &p->walk;
+	w = &walk;
 	for (int i = 0; i < RINGS + LOOPS; i++) {
-		if (!w->y.back && !p->young && w->ring == RING_YOUNG && !w->on &&
+		if (!w->back && !p->young && w->ring == RING_YOUNG && !w->on &&
 			!go_on_young(t, p))
 			break;
-		walk_ring(slot);
-		if (w->restart || w->y.full || w->stopped)
+		walk_ring();
+		if (w->restart || w->full || w->stopped)
 			break;
 		if (!w->ended)
 			continue;
-		if (w->ring == (w->y.back ? 0 : RING_YOUNG)) {
-			done = w->y.back || w->may_close;
+		if (w->ring == (w->back ? 0 : RING_YOUNG)) {
+			done = w->back || w->may_close;
 			break;
 		}
-		if (!w->y.back && w->ring == RING_OLD) {
+		if (!w->back && w->ring == RING_OLD) {
 			if (!go_on_young(t, p))
 				break;
 			w->tail[0] = w->tail[1] = 0;
 			p->middle_at = p->objects + w->objects;
 		}
-		if (!w->y.back && w->ring == RING_MIDDLE)
+		if (!w->back && w->ring == RING_MIDDLE)
 			p->middle = p->objects + w->objects - p->middle_at;
-		w->ring += w->y.back ? -1 : 1;
+		w->ring += w->back ? -1 : 1;
 		w->on = w->n_window = 0;
 		if (w->record)
 			w->record = WINDOW;
 	}
-	tallies_drain(slot);
-	if (!w->y.back && !done && w->ring == RING_YOUNG && w->on)
+	if (!w->full)
+		bpf_loop(CACHE_SLOTS, drain, 0, 0);
+	if (!w->back && !done && w->ring == RING_YOUNG && w->on)
 		p->young = 1;
 	return done;
 }
@@ -252,31 +253,31 @@ __noinline int step_walk(__u32 slot, __u64 start_ns)
 
 	if (!t || !p)
 		return STEP_GIVEN_UP;
-	w = &p->walk;
+	w = &walk;
 	ring = w->ring;
 	on = w->on;
 	from = w->from;
 	type = p->window[(w->n_window - 1) & (WINDOW - 1)].type;
 	done = walk_on(slot);
-	if (w->y.full)
+	if (w->full)
 		return STEP_FULL;
 	if (w->restart)
 		return run_again(t, p, w->restart - 1) ? STEP_MORE : STEP_GIVEN_UP;
-	if (!w->y.back)
+	if (!w->back)
 		p->objects += w->objects;
 	now = bpf_ktime_get_ns();
 	if (w->objects >= 1024)
 		p->node_ns = (now - walk_ns) / w->objects + 1;
-	if (done && !w->y.back) {
+	if (done && !w->back) {
 		/* The closing hit. What it walked itself is exact; from where it began, back. */
 		t->epoch++;
-		p->stamp = w->y.stamp;
+		p->stamp = w->stamp;
 		p->start_ns = start_ns;
 		p->back = 1;
 		p->flags = p->young ? PYLEAK_CENSUS_YOUNG : 0;
 		if (ring || on) {
-			w->y.back = 1;
-			w->y.walk = ++walks;
+			w->back = 1;
+			w->number = ++walks;
 			w->ring = on ? ring : ring - 1; /* else all of this ring is done */
 			w->on = on;
 			w->from = w->cur = from;
@@ -284,11 +285,11 @@ __noinline int step_walk(__u32 slot, __u64 start_ns)
 			w->n_window = 0;
 			w->record = WINDOW;
 			if (on) {
-				tally_add(&w->y, type);
-				record(w, type);
+				tally_add(type);
+				record(type);
 			}
 			done = walk_on(slot);
-			if (w->y.full)
+			if (w->full)
 				return STEP_FULL;
 			if (w->restart)
 				return run_again(t, p, w->restart - 1) ? STEP_MORE : STEP_GIVEN_UP;
@@ -314,33 +315,30 @@ __noinline int step_resume(__u32 slot, const struct order *o)
 	if (why)
 		return why;
 	if (p->on) {
-		struct picking k = {};
-
 		int promoted = o->collections[1] != p->collections[1];
 
-		k.want_anchor = promoted || p->ring >= RING_MIDDLE;
-		cursor_find(slot, &k);
-		if (!k.node)
+		cursor_find(slot, promoted || p->ring >= RING_MIDDLE);
+		if (!pick.node)
 			return 1 + PYLEAK_RESTART_LOST;
-		if (k.reused)
+		if (pick.reused)
 			return 1 + PYLEAK_RESTART_REUSED;
 		if (promoted)
-			why = was_promoted(&k, t->head[RING_OLD], o->pending - p->pending, p->back);
-		else if (k.want_anchor)
-			why = was_born_again(&k, p->back);
+			why = was_promoted(t->head[RING_OLD], o->pending - p->pending, p->back);
+		else if (pick.want_anchor)
+			why = was_born_again(p->back);
 		if (why)
 			return why;
-		p->n_window -= k.n;
-		p->walk.from = k.node;
+		p->n_window -= pick.n;
+		walk.from = pick.node;
 	}
 	if (p->back)
 		return 0;
 	if (p->young) {
-		mark_tail(slot, t->head[RING_YOUNG]);
+		mark_tail(p, t->head[RING_YOUNG]);
 	} else if (p->ring >= RING_MIDDLE) {
 		p->tail[0] = p->tail[1] = 0;
 	} else if (p->run_steps == 1 || o->pending - p->tail_pending > TAIL / 2) {
-		mark_tail(slot, t->head[RING_OLD]);
+		mark_tail(p, t->head[RING_OLD]);
 		p->tail_pending = o->pending;
 	}
 	return 0;
@@ -363,7 +361,7 @@ __noinline int census_step(__u32 slot, __u64 type, __u64 dying)
 		return 0;
 	if (t->pending && read_order(t, &o)) /* cannot be: it was read before. Try again. */
 		return 0;
-	w = &p->walk;
+	w = &walk;
 	if (t->stepping != number) {
 		census_begin(t, p, number);
 	} else {
@@ -381,16 +379,17 @@ __noinline int census_step(__u32 slot, __u64 type, __u64 dying)
 		w->close_ns = start_ns + t->close_ns - slack_ns;
 		for (int i = 0; i < RINGS; i++)
 			w->heads[i] = t->head[i];
-		w->y.slot = slot;
-		w->y.run = p->run;
-		w->y.walk = ++walks;
-		w->y.back = p->back;
-		w->y.stamp = p->back ? p->stamp : w->y.walk;
-		w->y.full = 0;
+		w->slot = slot;
+		w->run = p->run;
+		w->number = ++walks;
+		w->back = p->back;
+		w->stamp = p->back ? p->stamp : w->number;
+		w->full = 0;
 		w->skip = dying - GC_HEAD_BYTES;
 		w->objects = 0;
 		w->restart = w->record = w->stopped = 0;
 		w->check = CLOCK_EVERY;
+		w->lines = LINES_TRY;
 		w->may_close = !t->close_type || type == t->close_type;
 		w->record_all = t->close_type != 0;
 		w->ring = p->ring;

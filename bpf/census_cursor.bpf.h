@@ -81,20 +81,33 @@ __noinline int filter_fill(__u32 slot)
 	return 0;
 }
 
-struct picking {
+/*
+ * What these loops find, for whoever holds `walking`. Not on the stack: verifiers before Linux 6.7 look
+ * at a callback as if it ran once, and take out what a later run would need: there a value that stands
+ * on the stack is known, and what depends on another one is dead code.
+ */
+static struct picking {
 	__u64 node;
 	__u64 anchor;
 	__u32 slot;
 	__u32 n;      /* newer ones that are gone */
 	__u32 reused; /* another type lives there */
 	__u32 want_anchor;
-};
+} pick USED;
+
+static struct seeking {
+	__u64 at, head, node;
+	__u32 found, failed;
+	__u32 link; /* seek_on(): offset of the link to follow */
+} seek USED;
 
 /* Newest first: the first that is still linked where it stood. And, if wanted, the first from there
  * on whose type frees its objects where it is seen. */
-static long cursor_pick(__u32 i, struct picking *k)
+static long cursor_pick(__u32 i, void *unused)
 {
-	struct progress *p = bpf_map_lookup_elem(&progresses, &k->slot);
+	struct picking *k = &pick;
+	__u32 slot = k->slot;
+	struct progress *p = bpf_map_lookup_elem(&progresses, &slot);
 	__u64 node[4], link = 0, flags = 0;
 	struct cursor c;
 
@@ -122,26 +135,18 @@ static long cursor_pick(__u32 i, struct picking *k)
 	return 1;
 }
 
-__noinline int cursor_find(__u32 slot, struct picking *ret)
+static __always_inline void cursor_find(__u32 slot, int want_anchor)
 {
-	struct picking k = {.slot = slot};
-
-	if (!ret)
-		return 0;
-	k.want_anchor = ret->want_anchor;
-	bpf_loop(WINDOW, cursor_pick, &k, 0);
-	*ret = k;
-	return 0;
+	pick.node = pick.anchor = 0;
+	pick.slot = slot;
+	pick.n = pick.reused = 0;
+	pick.want_anchor = want_anchor;
+	bpf_loop(WINDOW, cursor_pick, 0, 0);
 }
 
-struct seeking {
-	__u64 at, head, node;
-	__u32 found, failed;
-	__u32 link, pad; /* seek_on(): offset of the link to follow */
-};
-
-static long seek_back(__u32 i, struct seeking *s)
+static long seek_back(__u32 i, void *unused)
 {
+	struct seeking *s = &seek;
 	__u64 prev;
 
 	if (read_user(&prev, sizeof(prev), s->at + 8)) {
@@ -156,8 +161,9 @@ static long seek_back(__u32 i, struct seeking *s)
 	return s->found != 0;
 }
 
-static long seek_on(__u32 i, struct seeking *s)
+static long seek_on(__u32 i, void *unused)
 {
+	struct seeking *s = &seek;
 	__u64 next;
 
 	s->found = s->at == s->node;
@@ -175,52 +181,47 @@ static long seek_on(__u32 i, struct seeking *s)
  * own (whose instances die at a hit: subtype_dealloc() calls tp_free, PyObject_GC_Del), or by not
  * being among what was moved, n nodes.
  */
-static __always_inline int is_anchored(const struct picking *k, __u32 back)
+static __always_inline int is_anchored(__u32 back)
 {
-	struct seeking s = {.node = k->node, .at = k->anchor, .link = back ? 8 : 0};
-
-	bpf_loop(WINDOW + 1, seek_on, &s, 0);
-	return s.found;
+	seek.node = pick.node;
+	seek.at = pick.anchor;
+	seek.link = back ? 8 : 0;
+	seek.found = 0;
+	bpf_loop(WINDOW + 1, seek_on, 0, 0);
+	return seek.found;
 }
 
 /* In the young ring that is where the walk is on its way to. Where there is no such class nearby it
  * cannot be told: the census is an estimate. */
-__noinline int was_born_again(struct picking *k, __u32 back)
+static __always_inline int was_born_again(__u32 back)
 {
-	return k && k->anchor && !is_anchored(k, back) ? 1 + PYLEAK_RESTART_REUSED : 0;
+	return pick.anchor && !is_anchored(back) ? 1 + PYLEAK_RESTART_REUSED : 0;
 }
 
-__noinline int was_promoted(struct picking *k, __u64 head, __u64 n, __u32 back)
+static __always_inline int was_promoted(__u64 head, __u64 n, __u32 back)
 {
-	struct seeking s = {};
-
-	if (!k)
-		return 0;
-	s.node = k->node;
-	if (k->anchor && is_anchored(k, back))
+	if (pick.anchor && is_anchored(back))
 		return 0;
 	if (n > PROMOTED_MAX)
 		return 1 + PYLEAK_RESTART_PROMOTED;
-	s.at = s.head = head;
-	bpf_loop(n, seek_back, &s, 0);
-	if (s.failed)
+	seek.node = pick.node;
+	seek.at = seek.head = head;
+	seek.found = seek.failed = 0;
+	bpf_loop(n, seek_back, 0, 0);
+	if (seek.failed)
 		return 1 + PYLEAK_RESTART_FAULT;
-	return s.found ? 1 + PYLEAK_RESTART_REUSED : 0;
+	return seek.found ? 1 + PYLEAK_RESTART_REUSED : 0;
 }
 
 /* Two nodes some way before the end of a ring, the second in case the first one dies. */
-__noinline int mark_tail(__u32 slot, __u64 head)
+static __always_inline void mark_tail(struct progress *p, __u64 head)
 {
-	struct progress *p = bpf_map_lookup_elem(&progresses, &slot);
-	struct seeking s = {.at = head, .head = head};
-
-	if (!p)
-		return 0;
-	bpf_loop(TAIL / 2, seek_back, &s, 0);
-	p->tail[1] = s.at == head ? 0 : s.at;
-	bpf_loop(TAIL / 2, seek_back, &s, 0);
-	p->tail[0] = s.at == head ? 0 : s.at;
-	return 0;
+	seek.at = seek.head = head;
+	seek.node = 0;
+	bpf_loop(TAIL / 2, seek_back, 0, 0);
+	p->tail[1] = seek.at == head ? 0 : seek.at;
+	bpf_loop(TAIL / 2, seek_back, 0, 0);
+	p->tail[0] = seek.at == head ? 0 : seek.at;
 }
 
 #endif

@@ -19,6 +19,9 @@
 #define RING_YOUNG    3
 #define CLOCK_EVERY   64 /* nodes between two looks at the clock */
 
+/* Kept whole: taken to pieces, its parts are not what the object's BTF says of it. */
+#define USED __attribute__((used))
+
 /*
  * A direct-mapped cache in front of the hash, one for all targets: a step takes `walking` first,
  * and a target that finds it taken tries again at its next hit. An entry is valid if it carries
@@ -32,21 +35,38 @@ static struct tally {
 static __u32 walking;
 static __u32 walks;
 
+/*
+ * Memory as it was read in this walk: what a node costs is one call of the kernel's, and in a heap that
+ * lies in order the neighbours of a node come next, or soon (each size of object has pools of its own, so
+ * a ring goes to and fro between some of them). Where that does not pay nodes are read one by one; it
+ * is tried again every LINES_REST of them. `walking` and the number of the walk as above.
+ */
+#define LINE_BYTES 512
+#define LINE_WORDS (LINE_BYTES / 8)
+#define LINES      32
+#define LINES_TRY  32 /* lines read in vain, on balance, before that ends */
+#define LINES_REST 1024
+#define NODE_WORDS 4 /* next, prev, reference count, type */
+
+static struct line {
+	__u64 word[LINE_WORDS];
+	__u64 at;
+	__u32 walk;
+} lines[LINES];
+static __u64 lone_node[NODE_WORDS];
+
 struct cursor {
 	__u64 node, type;
 };
 
-/* For whom tallies are kept: a function that the verifier looks at once takes it whole. */
-struct tallying {
-	__u32 slot, run, walk, stamp;
-	__u32 back; /* against the order */
-	__u32 full; /* no room for a type's counters */
-};
-
-/* One step. It lives in the slot's progress, and on the stack while it walks a ring: bpf_loop()
- * hands nothing else on. */
-struct walk {
-	struct tallying y;
+/*
+ * One step, of whoever holds `walking`. Not on the stack: up to Linux 6.9 frames are rounded up to 32
+ * bytes, and those of a chain of calls must not take more than 512.
+ */
+static struct walk {
+	__u32 slot, run, number, stamp;
+	__u32 back;            /* against the order */
+	__u32 full;            /* no room for a type's counters */
 	__u64 head, from, cur; /* ring, node before, node */
 	__u64 skip;            /* node of the object whose death is the hit */
 	__u64 heads[RINGS];
@@ -61,11 +81,11 @@ struct walk {
 	__u32 record;       /* the step's end: nodes to go, which become cursors */
 	__u32 stopped;
 	__u32 record_all, check;
-};
+	__u32 lines, rest; /* lines to be read in vain before nodes are read one by one; so many of them */
+} walk USED;
 
 /* A census under way, one a slot. Where it began and what the rings looked like at its last step. */
 struct progress {
-	struct walk walk;
 	struct cursor window[WINDOW]; /* last nodes visited, a ring buffer; node 0: died */
 	__u64 filter[64];             /* of their addresses, so that a death costs one look */
 	__u64 tail[2]; /* nodes some way before the end of the ring, see mark_tail() */
@@ -94,99 +114,125 @@ struct {
 	__type(value, struct progress);
 } progresses SEC(".maps");
 
-__noinline int tally_flush(struct tallying *y, __u64 type, __u32 n)
+__noinline int tally_flush(__u64 type, __u32 n)
 {
-	struct pyleak_target *t;
-	struct pyleak_count *c;
-	void *counts;
-	__u32 slot;
+	struct walk *w = &walk;
+	__u32 slot = w->slot;
+	void *counts = bpf_map_lookup_elem(&counts_of, &slot);
+	struct pyleak_target *t = bpf_map_lookup_elem(&targets, &slot);
+	struct pyleak_count *c = counts && t ? count_of(counts, type, t->epoch) : 0;
 
-	if (!y)
-		return 0;
-	slot = y->slot;
-	counts = bpf_map_lookup_elem(&counts_of, &slot);
-	t = bpf_map_lookup_elem(&targets, &slot);
-	c = counts && t ? count_of(counts, type, t->epoch) : 0;
 	if (!c) {
-		y->full = 1;
+		w->full = 1;
 		return 0;
 	}
-	if (c->live_run != y->run) {
+	if (c->live_run != w->run) {
 		c->live = 0;
-		c->live_run = y->run;
+		c->live_run = w->run;
 	}
 	/* Every forward step has a stamp of its own, so that its share stands in live_min if it
 	 * turns out to be the closing one; the backward pass goes on with that. */
-	if (c->live_stamp != y->stamp) {
+	if (c->live_stamp != w->stamp) {
 		c->live_min = 0;
-		c->live_stamp = y->stamp;
+		c->live_stamp = w->stamp;
 	}
 	c->live_min += n;
-	if (!y->back)
+	if (!w->back)
 		c->live += n;
 	return 0;
 }
 
-static __always_inline void tally_add(struct tallying *w, __u64 type)
+static __always_inline void tally_add(__u64 type)
 {
 	struct tally *y = &tallies[(type >> 4 ^ type >> 16) & (CACHE_SLOTS - 1)];
 
-	if (y->type == type && y->walk == w->walk) {
+	if (y->type == type && y->walk == walk.number) {
 		y->n++;
 		return;
 	}
-	if (y->walk == w->walk)
-		tally_flush(w, y->type, y->n);
+	if (y->walk == walk.number)
+		tally_flush(y->type, y->n);
 	y->type = type;
 	y->n = 1;
-	y->walk = w->walk;
+	y->walk = walk.number;
 }
 
-static long drain(__u32 i, struct tallying *w)
+static long drain(__u32 i, void *unused)
 {
 	struct tally *y = &tallies[i & (CACHE_SLOTS - 1)];
 
-	if (y->walk == w->walk)
-		tally_flush(w, y->type, y->n);
-	return w->full != 0;
+	if (y->walk == walk.number)
+		tally_flush(y->type, y->n);
+	return walk.full != 0;
 }
 
-__noinline int tallies_drain(__u32 slot)
+static __always_inline void record(__u64 type)
 {
-	struct progress *p = bpf_map_lookup_elem(&progresses, &slot);
-	struct tallying y;
-
-	if (!p)
-		return 0;
-	y = p->walk.y;
-	if (!y.full)
-		bpf_loop(CACHE_SLOTS, drain, &y, 0);
-	p->walk.y.full = y.full;
-	return 0;
-}
-
-static __always_inline void record(struct walk *w, __u64 type)
-{
-	__u32 slot = w->y.slot;
+	__u32 slot = walk.slot;
 	struct progress *p = bpf_map_lookup_elem(&progresses, &slot);
 	struct cursor *c;
 
 	if (!p)
 		return;
-	c = &p->window[w->n_window++ & (WINDOW - 1)];
-	c->node = w->cur;
+	c = &p->window[walk.n_window++ & (WINDOW - 1)];
+	c->node = walk.cur;
 	c->type = type;
 }
 
-static __always_inline long walk_fails(struct walk *w, enum pyleak_restart why)
+static __always_inline long walk_fails(enum pyleak_restart why)
 {
-	w->restart = why + 1;
+	walk.restart = why + 1;
 	return 1;
 }
 
-static long visit(__u32 i, struct walk *w)
+/* The node at `cur` if it lies in a line, else NULL. */
+static __always_inline const __u64 *read_line(void)
 {
-	__u64 node[4]; /* next, prev, reference count, type */
+	struct walk *w = &walk;
+	__u64 at = w->cur & ~(LINE_BYTES - 1UL);
+	__u32 i = w->cur >> 3 & (LINE_WORDS - 1);
+	struct line *l = &lines[(at / LINE_BYTES ^ at >> 14) & (LINES - 1)];
+
+	if (w->cur & 7 || i > LINE_WORDS - NODE_WORDS)
+		return 0;
+	if (l->at == at && l->walk == w->number) {
+		if (w->lines < LINES_TRY)
+			w->lines++;
+		return &l->word[i];
+	}
+	if (--w->lines == 0)
+		w->rest = LINES_REST;
+	l->walk = 0;
+	if (bpf_probe_read_user(l->word, LINE_BYTES, (void *)at))
+		return 0;
+	l->at = at;
+	l->walk = w->number;
+	return &l->word[i];
+}
+
+/* Not into the stack: verifiers of Linux 6.18 end with an error of their own at a callback's that only
+ * helpers write to on some of its paths. */
+static __always_inline const __u64 *read_node(void)
+{
+	struct walk *w = &walk;
+	const __u64 *node = 0;
+
+	if (w->lines)
+		node = read_line();
+	else if (--w->rest == 0)
+		w->lines = LINES_TRY;
+	if (node)
+		return node;
+	if (!bpf_probe_read_user(lone_node, sizeof(lone_node), (void *)w->cur))
+		return lone_node;
+	w->check = 1; /* this may wait for a disk */
+	return bpf_copy_from_user(lone_node, sizeof(lone_node), (void *)w->cur) ? 0 : lone_node;
+}
+
+static long visit(__u32 i, void *unused)
+{
+	struct walk *w = &walk;
+	const __u64 *node;
 
 	if (w->cur == w->head) {
 		w->ended = 1;
@@ -203,23 +249,21 @@ static long visit(__u32 i, struct walk *w)
 	}
 	if (w->cur == w->heads[0] || w->cur == w->heads[1] || w->cur == w->heads[2] ||
 		w->cur == w->heads[3])
-		return walk_fails(w, PYLEAK_RESTART_RING);
-	if (bpf_probe_read_user(node, sizeof(node), (void *)w->cur)) {
-		if (bpf_copy_from_user(node, sizeof(node), (void *)w->cur))
-			return walk_fails(w, PYLEAK_RESTART_FAULT);
-		w->check = 1; /* that may have waited for a disk */
-	}
-	if (LINK(node[w->y.back ? 0 : 1]) != w->from)
-		return walk_fails(w, PYLEAK_RESTART_LINK);
+		return walk_fails(PYLEAK_RESTART_RING);
+	node = read_node();
+	if (!node)
+		return walk_fails(PYLEAK_RESTART_FAULT);
+	if (LINK(node[w->back ? 0 : 1]) != w->from)
+		return walk_fails(PYLEAK_RESTART_LINK);
 	if (w->cur != w->skip) {
-		tally_add(&w->y, node[3]);
+		tally_add(node[3]);
 		w->objects++;
 		if (w->record_all || w->record)
-			record(w, node[3]);
+			record(node[3]);
 	}
 	w->from = w->cur;
 	w->on = 1;
-	w->cur = LINK(node[w->y.back ? 1 : 0]);
+	w->cur = LINK(node[w->back ? 1 : 0]);
 	if (w->record) {
 		if (--w->record == 0)
 			w->stopped = 1;
@@ -228,35 +272,27 @@ static long visit(__u32 i, struct walk *w)
 		if (bpf_ktime_get_ns() > w->deadline_ns)
 			w->record = WINDOW;
 	}
-	return w->y.full || w->stopped;
+	return w->full || w->stopped;
 }
 
 /* The rest of the step's ring: behind `from` if it is on, else all of it. Sets ended, stopped,
  * full or restart; none of them if bpf_loop() came to its own end. */
-__noinline int walk_ring(__u32 slot)
+static __always_inline void walk_ring(void)
 {
-	struct progress *p = bpf_map_lookup_elem(&progresses, &slot);
-	struct walk w;
+	struct walk *w = &walk;
 	__u64 first = 0;
 
-	if (!p)
-		return 0;
-	w = p->walk;
-	w.ended = 0;
-	w.head = w.heads[w.ring & (RINGS - 1)];
-	if (!w.head) {
-		p->walk.ended = 1;
-		return 0;
-	}
-	if (!w.on)
-		w.from = w.head;
-	if (read_user(&first, sizeof(first), w.from + (w.y.back ? 8 : 0)))
-		walk_fails(&w, PYLEAK_RESTART_FAULT);
-	w.cur = LINK(first);
-	if (!w.restart)
-		bpf_loop(LOOP_MAX, visit, &w, 0);
-	p->walk = w;
-	return 0;
+	w->head = w->heads[w->ring & (RINGS - 1)];
+	w->ended = !w->head;
+	if (w->ended)
+		return;
+	if (!w->on)
+		w->from = w->head;
+	if (read_user(&first, sizeof(first), w->from + (w->back ? 8 : 0)))
+		walk_fails(PYLEAK_RESTART_FAULT);
+	w->cur = LINK(first);
+	if (!w->restart)
+		bpf_loop(LOOP_MAX, visit, 0, 0);
 }
 
 #endif

@@ -23,6 +23,19 @@
 
 /* The last thing libbpf complained about: it knows best, but says it only here. */
 static char libbpf_last[256];
+static char verifier_last[256]; /* and what the kernel has against a program; "": nothing */
+
+/* The last line of the kernel's log before its statistics. */
+static void keep_verdict(const char *log)
+{
+	const char *end = strstr(log, "\nprocessed "), *line;
+
+	if (!end)
+		return;
+	for (line = end; line > log && line[-1] != '\n'; line--)
+		;
+	snprintf(verifier_last, sizeof(verifier_last), "%.*s", (int)MIN(end - line, 255L), line);
+}
 
 static int libbpf_print(enum libbpf_print_level level, const char *fmt, va_list ap)
 {
@@ -36,6 +49,16 @@ static int libbpf_print(enum libbpf_print_level level, const char *fmt, va_list 
 		vsnprintf(libbpf_last, sizeof(libbpf_last), fmt, copy);
 		va_end(copy);
 		libbpf_last[strcspn(libbpf_last, "\n")] = '\0';
+		if (strstr(libbpf_last, "BEGIN PROG LOAD LOG")) {
+			_cleanup_free_ char *log = NULL;
+
+			va_copy(copy, ap);
+			if (vasprintf(&log, fmt, copy) < 0)
+				log = NULL;
+			va_end(copy);
+			if (log)
+				keep_verdict(log);
+		}
 	}
 	return debug ? vfprintf(stderr, fmt, ap) : 0;
 }
@@ -47,6 +70,11 @@ int probe_refused(const struct probe *p, struct err *err, const char *what)
 	struct __user_cap_data_struct d[2] = {0};
 	bool bpf, perfmon, admin;
 
+	if (verifier_last[0])
+		return err_set(err, -EPERM,
+			"%s: this kernel's verifier rejects them (%s); pyleak cannot run here, please "
+			"report it with the output of pyleakd --support",
+			what, verifier_last);
 	if (syscall(SYS_capget, &h, d) < 0)
 		return err_set(err, -EPERM, "%s: not permitted", what);
 	bpf = d[1].effective & 1u << (CAP_BPF - 32);
@@ -236,7 +264,7 @@ static int bring_up(struct probe *p, struct err *err)
 	struct bpf_program *prog;
 	int r;
 
-	libbpf_last[0] = '\0';
+	libbpf_last[0] = verifier_last[0] = '\0';
 	p->bpf = pyleak_bpf__open();
 	if (!p->bpf)
 		return err_set(err, -errno, "opening the built-in BPF object: %s", strerror(errno));
@@ -467,8 +495,10 @@ int probe_dispatch(struct probe *p)
 		result = t->result;
 		types = TAKE_PTR(t->result_types);
 		/* One has come since it was armed. */
-		if (result.status == CENSUS_OK && python_interpreters(t->py) > 1)
+		if (result.status == CENSUS_OK && python_interpreters(t->py) > 1) {
 			result.status = CENSUS_FAULT;
+			result.fault = -EMLINK;
+		}
 		if (t->options.on_census)
 			t->options.on_census(t, &result, t->options.userdata);
 	}

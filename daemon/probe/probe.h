@@ -139,7 +139,8 @@ struct census_result {
 	enum census_status status;
 	enum census_way way;
 	int fault; /* CENSUS_FAULT: -ESTALE, two passes contradict each other; -ENOSPC, no room for
-			* a type's counters; or why the counters could not be read */
+			* a type's counters; -EMLINK, there is another interpreter since it was
+			* armed; or why the counters could not be read */
 	bool estimate;     /* the young rings were too large for one step: intervals may be wrong */
 	int64_t at_ms;     /* realtime, of the instant */
 	uint64_t at_ns;    /* CLOCK_MONOTONIC, when the closing step began */

@@ -159,6 +159,20 @@ void target_census_cut_short(struct target *t)
 	sample_without_census(t);
 }
 
+static const char *fault_text(int fault)
+{
+	switch (fault) {
+	case -ESTALE:
+		return "its two passes contradict each other";
+	case -ENOSPC:
+		return "there was no room for the counters of a type, or a type could not be read";
+	case -EMLINK:
+		return "the process has begun another interpreter";
+	default:
+		return strerror(-fault);
+	}
+}
+
 static void no_census_reason(struct target *t, const struct census_result *r)
 {
 	char *to = t->census.reason, pause[32];
@@ -240,9 +254,8 @@ static void on_census(struct probe_target *pt, const struct census_result *r, vo
 	} else if (r->status != CENSUS_OK) {
 		c->state = TARGET_CENSUS_MISSED;
 		snprintf(c->reason, sizeof(c->reason),
-			"the last census failed on memory that changed or was paged out, the next "
-			"one is due "
-			"with the next sample");
+			"the last census was discarded: %s; the next one is due with the next sample",
+			fault_text(r->fault));
 	}
 	if (r->status != CENSUS_OK) {
 		t->tries = 0;
