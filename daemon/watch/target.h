@@ -81,8 +81,9 @@ struct target_type {
 		bool known; /* a reading has spoken of it, and with it `law` */
 		bool asked; /* by the one under way, when these stood in the counters: */
 		uint64_t births, deaths;
-		uint64_t cpu_ns; /* the target's time when the reading began */
-		double drift; /* objects a ns of its time, from one reading to the next, of late */
+		uint64_t cpu_ns; /* the target's own time when the reading began */
+		bool measured;   /* from one to the next; else a guess, from how it came to its level: */
+		double drift;    /* objects a ns of its own time, of late */
 	} blocks;
 };
 

@@ -102,13 +102,16 @@ static void take_over(struct target *t, const struct blocks_type *b)
 	before = law_census_level(&ty->law, NULL);
 	law_census(&ty->law, b->count > births ? b->count - births : 0, b->count + deaths,
 		ty->blocks.births, ty->blocks.deaths);
-	if (!ty->blocks.known) /* twice the pace at which it has come to what it has */
+	if (!ty->blocks.known) { /* twice the pace at which it has come to what it has */
 		ty->blocks.drift = 2 * (double)(law_census_level(&ty->law, NULL) + DOUBT) /
 				   (double)MAX(cpu_ns, UINT64_C(1));
-	else if (cpu_ns > ty->blocks.cpu_ns)
-		ty->blocks.drift = MAX(ty->blocks.drift / 2,
-			fabs((double)(law_census_level(&ty->law, NULL) - before)) /
-				(double)(cpu_ns - ty->blocks.cpu_ns));
+	} else if (cpu_ns > ty->blocks.cpu_ns) {
+		double drift = fabs((double)(law_census_level(&ty->law, NULL) - before)) /
+			       (double)(cpu_ns - ty->blocks.cpu_ns);
+
+		ty->blocks.drift = ty->blocks.measured ? MAX(ty->blocks.drift / 2, drift) : drift;
+		ty->blocks.measured = true;
+	}
 	ty->blocks.cpu_ns = cpu_ns;
 	ty->blocks.known = true;
 }
@@ -119,7 +122,7 @@ int64_t target_blocks_level(
 	bool counted = !ty->law.gap &&
 		       (ty->info.flags & TPFLAGS_HAVE_GC || ty->births || ty->deaths);
 	bool still = ty->births == ty->law.births && ty->deaths == ty->law.deaths;
-	uint64_t cpu_ns = target_budget_cpu_ns(t), used_ns;
+	uint64_t cpu_ns = target_budget_own_cpu_ns(t), used_ns;
 	int64_t level, bound;
 
 	level = still ? law_census_level(&ty->law, &bound)
@@ -214,7 +217,7 @@ int target_blocks_start(struct target *t)
 	if (t->blocks.running)
 		return -EBUSY;
 	pace_turn_end(&t->o.turns->readings, &t->blocks.turn);
-	t->blocks.cpu_ns = target_budget_cpu_ns(t);
+	t->blocks.cpu_ns = target_budget_own_cpu_ns(t);
 	r = read_counters(t);
 	if (r)
 		return r;

@@ -283,6 +283,11 @@ uint64_t target_budget_cpu_ns(const struct target *t)
 	return clock_ns(t->budget.cpu_clock);
 }
 
+uint64_t target_budget_own_cpu_ns(const struct target *t)
+{
+	return later(clock_ns(t->budget.cpu_clock), probe_target_spent_ns(t->pt));
+}
+
 bool target_budget_waits(const struct target *t)
 {
 	return t->budget.own_rate >= 0 && t->budget.own_rate < WAITS;

@@ -202,6 +202,8 @@ void target_budget_asked(struct target *t);
 bool target_budget_idle(const struct target *t);
 /* CPU time that it has used so far. */
 uint64_t target_budget_cpu_ns(const struct target *t);
+/* The same without what was spent on it, as of the last reading of the counters. */
+uint64_t target_budget_own_cpu_ns(const struct target *t);
 /* Of late it has mostly waited for something to do. */
 bool target_budget_waits(const struct target *t);
 /* A census in a window was not done when that ended. */
