@@ -41,7 +41,7 @@ static __u32 walks;
  * a ring goes to and fro between some of them). Where that does not pay nodes are read one by one; it
  * is tried again every LINES_REST of them. `walking` and the number of the walk as above.
  */
-#define LINE_BYTES 512
+#define LINE_BYTES 1024
 #define LINE_WORDS (LINE_BYTES / 8)
 #define LINES      32
 #define LINES_TRY  32 /* lines read in vain, on balance, before that ends */

@@ -12,7 +12,7 @@ packages="gcc make clang libc6-dev pkg-config bpftool libelf-dev zlib1g-dev libc
  libyaml-dev libmicrohttpd-dev libsystemd-dev libsqlite3-dev libjansson-dev libzstd-dev
  libgraphviz-dev libseccomp-dev fonts-dejavu-core libcmocka-dev python3"
 tests="python3-dev libpython3-dev libclang-rt-dev curl procps python3-objgraph strace gdb gunicorn uwsgi
- uwsgi-plugin-python3 python3-gevent python3-greenlet libjemalloc2 libtcmalloc-minimal4"
+ uwsgi-plugin-python3 python3-gevent python3-greenlet libjemalloc2 libtcmalloc-minimal4 qemu-system-x86"
 
 missing=
 for p in $packages $tests; do
