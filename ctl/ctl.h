@@ -9,6 +9,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <sys/types.h>
 
 #include "ctl/table.h"
 
@@ -30,9 +31,14 @@ int ctl_main(struct ctl *c, int argc, char **argv);
 /* One line on err: "pyleakctl: ...". Returns code. */
 int ctl_fail(struct ctl *c, int code, const char *fmt, ...) _printf_(3, 4);
 
-/* A copy of s that may be printed (text_clean()), valid until the program ends; "?" for NULL. */
+/* The number of a process; else an error line and EXIT_USAGE. */
+int ctl_pid(struct ctl *c, const char *s, pid_t *ret);
+
+/* A copy of s that may be printed (text_clean()), valid until ctl_release(); "?" for NULL. */
 const char *ctl_clean(struct ctl *c, const char *s);
 /* The string under key, cleaned; "-" if it is null, missing or no string. */
 const char *ctl_string(struct ctl *c, const json_t *object, const char *key);
+/* Frees those. ctl_main() does it at its end. */
+void ctl_release(struct ctl *c);
 
 #endif

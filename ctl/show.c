@@ -128,8 +128,12 @@ void show_status(struct ctl *c, const json_t *result)
 	size_t n = json_array_size(targets), i;
 	bool any = false;
 
-	fprintf(c->out, "pyleakd %s watches %zu process%s\n", ctl_string(c, result, "version"), n,
-		n == 1 ? "" : "es");
+	if (json_is_true(json_object_get(result, "paused")))
+		fprintf(c->out, "pyleakd %s is paused: nothing is watched until pyleakctl resume\n",
+			ctl_string(c, result, "version"));
+	else
+		fprintf(c->out, "pyleakd %s watches %zu process%s\n", ctl_string(c, result, "version"),
+			n, n == 1 ? "" : "es");
 	json_array_foreach (targets, i, target)
 		if (t)
 			status_row(c, t, target);
@@ -479,6 +483,17 @@ void show_why(struct ctl *c, const json_t *result)
 		if (!skip)
 			show_value(c, key, v, 0);
 	}
+}
+
+void show_paused(struct ctl *c, const json_t *result)
+{
+	json_int_t n = json_integer_value(json_object_get(result, "targets"));
+
+	if (json_is_true(json_object_get(result, "paused")))
+		fputs("paused: nothing is watched until pyleakctl resume\n", c->out);
+	else
+		fprintf(c->out, "%" JSON_INTEGER_FORMAT " process%s watched; others are looked for now\n", n,
+			n == 1 ? " is" : "es are");
 }
 
 void show_dumps(struct ctl *c, const json_t *result)

@@ -16,6 +16,7 @@ void show_growth(struct ctl *c, const json_t *result);
 void show_history(struct ctl *c, const json_t *result);
 void show_suspects(struct ctl *c, const json_t *result);
 void show_why(struct ctl *c, const json_t *result);
+void show_paused(struct ctl *c, const json_t *result);
 void show_dump(struct ctl *c, const json_t *result);
 void show_dumps(struct ctl *c, const json_t *result);
 /* Answers about a dump (ask.h). */

@@ -16,6 +16,8 @@
 #include "ctl/save.h"
 #include "ctl/show.h"
 #include "ctl/text.h"
+#include "ctl/watch.h"
+#include "daemon/util/helper.h"
 #include "daemon/util/macros.h"
 #include "daemon/util/units.h"
 #include "pyleak/control.h"
@@ -108,19 +110,25 @@ static json_t *with_text(json_t *args, const char *key, const char *text)
 	return with(args, key, v);
 }
 
+int ctl_pid(struct ctl *c, const char *s, pid_t *ret)
+{
+	size_t digits = strspn(s, "0123456789");
+	long pid = digits && !s[digits] && digits <= 10 ? atol(s) : 0;
+
+	if (pid <= 0 || pid > INT_MAX)
+		return ctl_fail(c, EXIT_USAGE, "%s is not a pid: give the number of a process", s);
+	*ret = (pid_t)pid;
+	return 0;
+}
+
 /* {"pid": N}, N being the first word; NULL when that is no pid, *ret_code then says what to exit
  * with. */
 static json_t *pid_args(struct ctl *c, const struct options *o, int *ret_code)
 {
-	const char *s = o->words[0];
-	size_t digits = strspn(s, "0123456789");
-	long pid = digits && !s[digits] && digits <= 10 ? atol(s) : 0;
+	pid_t pid;
 
-	*ret_code = 0;
-	if (pid > 0 && pid <= INT_MAX)
-		return json_pack("{si}", "pid", (int)pid);
-	*ret_code = ctl_fail(c, EXIT_USAGE, "%s is not a pid: give the number of a process", s);
-	return NULL;
+	*ret_code = ctl_pid(c, o->words[0], &pid);
+	return *ret_code ? NULL : json_pack("{si}", "pid", (int)pid);
 }
 
 /* ---- the verbs ------------------------------------------------------------------------------ */
@@ -182,6 +190,46 @@ static int run_why(struct ctl *c, const struct options *o)
 	json_t *args = pid_args(c, o, &r);
 
 	return r ?: ask_and_show(c, "why", args, false, show_why);
+}
+
+static int run_attach(struct ctl *c, const struct options *o)
+{
+	int r;
+	json_t *args = pid_args(c, o, &r);
+
+	return r ?: ask_and_show(c, "attach", args, false, show_why);
+}
+
+static int run_detach(struct ctl *c, const struct options *o)
+{
+	int r;
+	json_t *args = pid_args(c, o, &r);
+
+	return r ?: ask_and_show(c, "detach", args, false, show_why);
+}
+
+static int run_pause(struct ctl *c, const struct options *o)
+{
+	return ask_and_show(c, "pause", json_object(), false, show_paused);
+}
+
+static int run_resume(struct ctl *c, const struct options *o)
+{
+	return ask_and_show(c, "resume", json_object(), false, show_paused);
+}
+
+/* What this host can do is for pyleakd to find out, with its own rights. */
+static int run_support(struct ctl *c, const struct options *o)
+{
+	const char *argv[] = {"pyleakd", "--support", c->json ? "--json" : NULL, NULL};
+	char path[PATH_MAX];
+
+	if (helper_path("pyleakd", path, sizeof(path)))
+		return ctl_fail(c, EXIT_BROKEN,
+			"support: there is no pyleakd beside pyleakctl or in ../sbin: run pyleakd --support");
+	fflush(c->out);
+	execv(path, (char *const *)argv);
+	return ctl_fail(c, EXIT_BROKEN, "support: %s: %m", path);
 }
 
 static int run_dump(struct ctl *c, const struct options *o)
@@ -430,12 +478,25 @@ const struct verb verbs[] = {
 			OPTION_BIT(OPTION_OUTPUT),
 		1, 1, run_replay},
 	{"why", "PID", "Tells why a process is or is not watched", NULL, 0, 1, 1, run_why},
+	{"watch", "[PID] [-n N] [--interval D]", "Shows status and suspects, or the types of a process, again and again",
+		"On the whole screen, until q is pressed. Default interval: 2s.\n",
+		OPTION_BIT(OPTION_N) | OPTION_BIT(OPTION_INTERVAL), 0, 1, run_watch},
+	{"attach", "PID", "Watches a process whatever the rules say",
+		"Until the process or pyleakd ends, or it is detached.\n", 0, 1, 1, run_attach},
+	{"detach", "PID", "Lets go of a process and keeps away from it",
+		"Until pyleakd ends, or it is attached again.\n", 0, 1, 1, run_detach},
+	{"pause", "", "Lets go of every process and looks at none",
+		"Until it is resumed, or pyleakd ends. What was known of them is kept.\n", 0, 0, 0,
+		run_pause},
+	{"resume", "", "Goes on watching after a pause", NULL, 0, 0, 0, run_resume},
+	{"support", "", "Shows what this host and each running Python allow",
+		"As pyleakd --support; no daemon is asked.\n", 0, 0, 0, run_support},
 	{NULL},
 };
 
 /* ---- the program ---------------------------------------------------------------------------- */
 
-static void release(struct ctl *c)
+void ctl_release(struct ctl *c)
 {
 	while (c->scratch) {
 		struct scratch *k = c->scratch;
@@ -479,6 +540,6 @@ int ctl_main(struct ctl *c, int argc, char **argv)
 	/* A full disk shows only now. */
 	if ((fflush(c->out) || ferror(c->out)) && r == EXIT_FINE)
 		r = ctl_fail(c, EXIT_BROKEN, "cannot write the answer: %s", strerror(errno));
-	release(c);
+	ctl_release(c);
 	return r;
 }

@@ -8,23 +8,17 @@
 
 int helper_path(const char *name, char *buf, size_t n)
 {
+	static const char *const places[] = {"", "../libexec/pyleak/", "../sbin/"};
 	char self[PATH_MAX];
 	ssize_t len = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	char *slash;
 
-	if (len > 0) {
-		self[len] = 0;
-		slash = strrchr(self, '/');
-		if (slash &&
-			(size_t)snprintf(buf, n, "%.*s/%s", (int)(slash - self), self, name) < n &&
+	self[MAX(len, 0)] = 0;
+	slash = strrchr(self, '/');
+	for (size_t i = 0; slash && i < ARRAY_SIZE(places); i++)
+		if ((size_t)snprintf(buf, n, "%.*s/%s%s", (int)(slash - self), self, places[i], name) < n &&
 			access(buf, X_OK) == 0)
 			return 0;
-		if (slash &&
-			(size_t)snprintf(buf, n, "%.*s/../libexec/pyleak/%s", (int)(slash - self),
-				self, name) < n &&
-			access(buf, X_OK) == 0)
-			return 0;
-	}
 	if ((size_t)snprintf(buf, n, "%s/%s", PYLEAK_LIBEXECDIR, name) < n &&
 		access(buf, X_OK) == 0)
 		return 0;

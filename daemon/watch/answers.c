@@ -463,40 +463,135 @@ static void ask_status(struct ask *a)
 			json_array_append_new(list, target_json(t));
 	}
 	serve_reply(a->q,
-		json_pack("{s:o, s:s, s:o, s:s}", "at", json_time(now_realtime_ms()), "version",
-			PYLEAK_VERSION, "targets", list, "capture", dump_helper_way()),
+		json_pack("{s:o, s:s, s:b, s:o, s:s}", "at", json_time(now_realtime_ms()), "version",
+			PYLEAK_VERSION, "paused", watch_paused(a->w), "targets", list, "capture",
+			dump_helper_way()),
 		-1);
 }
 
-static void ask_why(struct ask *a)
+/* The process id asked for, or 0 and an error reply. */
+static pid_t arg_pid(struct ask *a)
 {
 	int64_t pid = arg_int(a, "pid", 0);
-	char rule[128], reason[640];
-	struct target *t;
-	struct proc_info p;
-	json_t *doc;
-	bool watched;
 
-	if (pid <= 0 || pid > INT_MAX) {
-		serve_reply_error(a->q, EXIT_USAGE, "a process id is needed");
-		return;
-	}
-	if (!may_ask_about(a, (pid_t)pid, &p))
-		return;
-	watched = watch_why(a->w, (pid_t)pid, rule, sizeof(rule), reason, sizeof(reason));
-	t = watch_target(a->w, (pid_t)pid);
-	doc = json_pack("{s:o, s:i, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o}", "at",
-		json_time(now_realtime_ms()), "pid", (int)pid, "comm", json_text(p.comm), "watched",
+	if (pid > 0 && pid <= INT_MAX)
+		return (pid_t)pid;
+	serve_reply_error(a->q, EXIT_USAGE, "a process id is needed");
+	return 0;
+}
+
+static void reply_why(struct ask *a, const struct proc_info *p)
+{
+	char rule[128], reason[640];
+	pid_t pid = p->id.pid;
+	bool watched = watch_why(a->w, pid, rule, sizeof(rule), reason, sizeof(reason));
+	struct target *t = watch_target(a->w, pid);
+	json_t *doc = json_pack("{s:o, s:i, s:o, s:b, s:o, s:o, s:o, s:o, s:o, s:o}", "at",
+		json_time(now_realtime_ms()), "pid", (int)pid, "comm", json_text(p->comm), "watched",
 		t != NULL || watched, "rule", json_text(rule), "reason", json_text(reason),
 		"python", t ? json_text(target_python(t)->version) : json_null(), "build",
 		t ? build_json(target_python(t)) : json_null(), "sites",
 		t ? json_text(target_sites(t)) : json_null(), "census",
 		t ? census_json(t) : json_null());
+
 	if (t) {
 		target_reason(t, reason, sizeof(reason));
 		json_object_set_new(doc, "note", json_text(reason));
 	}
 	serve_reply(a->q, doc, -1);
+}
+
+static void ask_why(struct ask *a)
+{
+	pid_t pid = arg_pid(a);
+	struct proc_info p;
+
+	if (pid && may_ask_about(a, pid, &p))
+		reply_why(a, &p);
+}
+
+/* ---- run-time control ----------------------------------------------------------------------- */
+
+static bool may_control(struct ask *a, const char *verb)
+{
+	if (a->peer->privileged)
+		return true;
+	serve_reply_error(a->q, EXIT_REFUSED,
+		"%s: only root and group pyleak may change what is watched", verb);
+	return false;
+}
+
+static int exit_code_of(int r)
+{
+	switch (r) {
+	case -ESRCH:
+	case -ENOENT:
+	case -ENOEXEC:
+	case -EAGAIN:
+	case -EOPNOTSUPP:
+	case -EPROTO:
+		return EXIT_NO;
+	case -EPERM:
+	case -EACCES:
+	case -EUSERS:
+	case -EBUSY:
+		return EXIT_REFUSED;
+	default:
+		return EXIT_BROKEN;
+	}
+}
+
+static void control(struct ask *a, const char *verb, int (*f)(struct watch *, pid_t, struct err *))
+{
+	struct err err = {{0}};
+	struct proc_info p;
+	pid_t pid;
+	int r;
+
+	if (!may_control(a, verb))
+		return;
+	pid = arg_pid(a);
+	if (!pid || !may_ask_about(a, pid, &p))
+		return;
+	r = f(a->w, pid, &err);
+	if (r)
+		serve_reply_error(a->q, exit_code_of(r), "%s", err.msg);
+	else
+		reply_why(a, &p);
+}
+
+static void ask_attach(struct ask *a)
+{
+	control(a, "attach", watch_attach);
+}
+
+static void ask_detach(struct ask *a)
+{
+	control(a, "detach", watch_detach);
+}
+
+static void reply_paused(struct ask *a)
+{
+	serve_reply(a->q,
+		json_pack("{s:o, s:b, s:I}", "at", json_time(now_realtime_ms()), "paused",
+			watch_paused(a->w), "targets", (json_int_t)watch_target_count(a->w)),
+		-1);
+}
+
+static void ask_pause(struct ask *a)
+{
+	if (!may_control(a, "pause"))
+		return;
+	watch_pause(a->w);
+	reply_paused(a);
+}
+
+static void ask_resume(struct ask *a)
+{
+	if (!may_control(a, "resume"))
+		return;
+	watch_resume(a->w);
+	reply_paused(a);
 }
 
 /* ---- top ----------------------------------------------------------------------------------- */
@@ -1152,6 +1247,10 @@ static const struct {
 } verbs[] = {
 	{"status", ask_status},
 	{"why", ask_why},
+	{"attach", ask_attach},
+	{"detach", ask_detach},
+	{"pause", ask_pause},
+	{"resume", ask_resume},
 	{"top", ask_top},
 	{"growth", ask_growth},
 	{"history", ask_history},

@@ -257,6 +257,8 @@ void metrics_write(const struct watch *w, FILE *f)
 	write_self(f);
 	head(f, "pyleak_targets", "gauge", "Processes that are watched.");
 	fprintf(f, "pyleak_targets %zu\n", watch_target_count(w));
+	head(f, "pyleak_paused", "gauge", "1: nothing is watched until pyleakctl resume.");
+	fprintf(f, "pyleak_paused %d\n", watch_paused(w));
 	for (size_t m = 0; m < ARRAY_SIZE(metrics); m++) {
 		head(f, metrics[m].name, metrics[m].type, metrics[m].help);
 		for (size_t i = 0; i < watch_target_count(w); i++) {

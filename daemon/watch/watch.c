@@ -48,6 +48,13 @@ struct seen {
 	char reason[256];
 };
 
+/* What was asked for of one process, by --pid or at run time. */
+struct wish {
+	struct proc_id id;
+	bool watch;
+	const char *by;
+};
+
 struct note {
 	uint64_t start_ticks;
 	pid_t pid;
@@ -82,7 +89,9 @@ struct watch {
 	struct reader *reader;
 	struct target_turns turns;
 	sd_event_source *scan, *probe_source, *children, *expire;
-	struct proc_id *given; /* what --pid stood for at the start */
+	struct wish *wishes; /* none twice of a process */
+	size_t n_wishes;
+	bool paused;
 	bool children_logged;
 	bool pids_given;
 	bool full_logged;
@@ -102,22 +111,50 @@ static bool rule_fits(const struct config_rule *r, const struct proc_info *p)
 	       glob_fits(r->unit, p->unit);
 }
 
-static bool is_given(const struct watch *w, const struct proc_id *id)
+static bool same_process(const struct proc_id *a, const struct proc_id *b)
 {
-	for (size_t i = 0; i < w->o.n_pids; i++)
-		if (w->given[i].pid == id->pid && w->given[i].start_ticks == id->start_ticks)
-			return true;
-	return false;
+	return a->pid == b->pid && a->start_ticks == b->start_ticks;
+}
+
+static const struct wish *wish_of(const struct watch *w, const struct proc_id *id)
+{
+	for (size_t i = 0; i < w->n_wishes; i++)
+		if (same_process(&w->wishes[i].id, id))
+			return &w->wishes[i];
+	return NULL;
+}
+
+/* In place of an earlier one. Those of processes that are gone make room. */
+static int wish_set(struct watch *w, const struct proc_id *id, bool watch, const char *by)
+{
+	struct wish *v;
+	size_t n = 0;
+
+	for (size_t i = 0; i < w->n_wishes; i++) {
+		struct proc_id now;
+
+		if (!same_process(&w->wishes[i].id, id) && !proc_id_get(w->wishes[i].id.pid, &now) &&
+			same_process(&now, &w->wishes[i].id))
+			w->wishes[n++] = w->wishes[i];
+	}
+	w->n_wishes = n;
+	v = reallocarray(w->wishes, n + 1, sizeof(*v));
+	if (!v)
+		return -ENOMEM;
+	w->wishes = v;
+	w->wishes[w->n_wishes++] = (struct wish){*id, watch, by};
+	return 0;
 }
 
 /* Whether the rules want this process, and which one says so. */
 static bool rules_want(const struct watch *w, const struct proc_info *p, char *rule, size_t n)
 {
 	const struct config *c = w->o.config;
+	const struct wish *wish = wish_of(w, &p->id);
 
-	if (is_given(w, &p->id)) {
-		snprintf(rule, n, "--pid");
-		return true;
+	if (wish) {
+		snprintf(rule, n, "%s", wish->by);
+		return wish->watch;
 	}
 	if (!w->o.use_rules) {
 		snprintf(rule, n, "only the processes given with --pid are watched");
@@ -382,12 +419,23 @@ static void scan_now(struct watch *w)
 	sd_event_source_set_enabled(w->scan, SD_EVENT_ONESHOT);
 }
 
+/* A process that was asked for, or detached, is still there. */
+static bool wishes_alive(const struct watch *w)
+{
+	struct proc_id now;
+
+	for (size_t i = 0; i < w->n_wishes; i++)
+		if (!proc_id_get(w->wishes[i].id.pid, &now) && same_process(&now, &w->wishes[i].id))
+			return true;
+	return false;
+}
+
 static void on_gone(struct target *t, const char *why, void *userdata)
 {
 	struct watch *w = userdata;
 
 	end_target(w, t, why);
-	if (!w->n_targets && w->pids_given && !w->o.use_rules) {
+	if (!w->n_targets && w->pids_given && !w->o.use_rules && !wishes_alive(w)) {
 		log_info("the last --pid target is gone");
 		sd_event_exit(w->o.event, 0);
 	} else {
@@ -537,6 +585,8 @@ static int on_scan(sd_event_source *src, uint64_t usec, void *userdata)
 
 	sd_event_source_set_time_relative(src, SCAN_US);
 	sd_event_source_set_enabled(src, SD_EVENT_ONESHOT);
+	if (w->paused)
+		return 0;
 	if (!w->round.pids) {
 		w->round.next = 0;
 		if (proc_list(65536, &w->round.pids, &w->round.n))
@@ -570,6 +620,11 @@ bool watch_why(struct watch *w, pid_t pid, char *rule, size_t n_rule, char *reas
 		return false;
 	}
 	want = rules_want(w, &p, rule, n_rule);
+	if (w->paused) {
+		snprintf(rule, n_rule, "pyleakctl pause");
+		snprintf(reason, n_reason, "nothing is, until pyleakctl resume");
+		return false;
+	}
 	if (t) {
 		snprintf(reason, n_reason, "watched since it was found: %s", rule);
 		return true;
@@ -589,6 +644,94 @@ bool watch_why(struct watch *w, pid_t pid, char *rule, size_t n_rule, char *reas
 		snprintf(reason, n_reason,
 			"will be watched from the next scan on, within two seconds");
 	return want && !(s && s->reason[0]);
+}
+
+/* ---- run-time control ---------------------------------------------------------------------- */
+
+int watch_attach(struct watch *w, pid_t pid, struct err *err)
+{
+	struct proc_id id;
+	struct wish before = {.by = NULL};
+	const struct wish *wish;
+	int r;
+
+	if (w->paused)
+		return err_set(err, -EBUSY, "pid %d: everything is paused: pyleakctl resume", pid);
+	if (proc_id_get(pid, &id))
+		return err_set(err, -ESRCH, "pid %d: no such process", pid);
+	if (pid == getpid())
+		return err_set(err, -ENOEXEC, "pid %d is pyleakd itself", pid);
+	wish = wish_of(w, &id);
+	if (wish)
+		before = *wish;
+	if (!wish || !wish->watch) {
+		r = wish_set(w, &id, true, "pyleakctl attach");
+		if (r)
+			return err_set(err, r, "out of memory");
+	}
+	if (watch_target(w, pid))
+		return 0;
+	r = open_target(w, pid, err);
+	if (r && !(before.by && before.watch)) {
+		/* As if nothing had been asked. */
+		if (before.by)
+			wish_set(w, &id, before.watch, before.by);
+		else
+			w->n_wishes--; /* it stands last */
+	}
+	return r;
+}
+
+int watch_detach(struct watch *w, pid_t pid, struct err *err)
+{
+	struct target *t = watch_target(w, pid);
+	struct proc_id id;
+
+	if (proc_id_get(pid, &id))
+		return err_set(err, -ESRCH, "pid %d: no such process", pid);
+	if (!t && !w->paused)
+		return err_set(err, -ENOENT, "pid %d is not watched", pid);
+	if (wish_set(w, &id, false, "pyleakctl detach"))
+		return err_set(err, -ENOMEM, "out of memory");
+	if (t)
+		end_target(w, t, "pyleakctl detach");
+	return 0;
+}
+
+void watch_pause(struct watch *w)
+{
+	if (w->paused)
+		return;
+	log_notice("paused: %zu processes are let go of", w->n_targets);
+	w->paused = true;
+	free(TAKE_PTR(w->round.pids));
+	while (w->n_targets)
+		end_target(w, w->targets[w->n_targets - 1], "pyleakctl pause");
+}
+
+void watch_resume(struct watch *w)
+{
+	if (!w->paused)
+		return;
+	log_notice("resumed");
+	w->paused = false;
+	for (size_t i = 0; i < w->n_wishes; i++) {
+		const struct wish *x = &w->wishes[i];
+		struct err err = {{0}};
+		struct proc_id now;
+
+		if (x->watch && !proc_id_get(x->id.pid, &now) && same_process(&now, &x->id) &&
+			open_target(w, x->id.pid, &err))
+			log_warning("not watched any more: %s", err.msg);
+	}
+	w->n_seen = 0; /* look at everything anew */
+	if (w->o.use_rules)
+		scan_now(w);
+}
+
+bool watch_paused(const struct watch *w)
+{
+	return w->paused;
 }
 
 /* ---- dumps remembered ---------------------------------------------------------------------- */
@@ -711,13 +854,17 @@ int watch_new(const struct watch_options *o, struct watch **ret, struct err *err
 		return err_set(err, -ENOMEM, "out of memory");
 	w->o = *o;
 	w->pids_given = o->n_pids > 0;
-	w->given = calloc(o->n_pids + 1, sizeof(*w->given));
-	if (!w->given) {
-		r = err_set(err, -ENOMEM, "out of memory");
-		goto fail;
+	for (size_t i = 0; i < o->n_pids; i++) {
+		struct proc_id id;
+
+		if (proc_id_get(o->pids[i], &id))
+			continue; /* open_target() says so */
+		r = wish_set(w, &id, true, "--pid");
+		if (r) {
+			err_set(err, r, "out of memory");
+			goto fail;
+		}
 	}
-	for (size_t i = 0; i < o->n_pids; i++)
-		proc_id_get(o->pids[i], &w->given[i]); /* one that is not there: open_target() says so */
 	r = new_triggers(w, o->config, &w->triggers);
 	if (r) {
 		err_set(err, r, "out of memory");
@@ -772,7 +919,7 @@ void watch_free(struct watch *w)
 	reader_free(w->reader);
 	free(w->seen);
 	free(w->round.pids);
-	free(w->given);
+	free(w->wishes);
 	free(w->notes);
 	trigger_engine_free(w->triggers);
 	free(w);

@@ -47,8 +47,23 @@ struct target *watch_target_at(const struct watch *w, size_t i);
 /* NULL if that pid is not watched. */
 struct target *watch_target(const struct watch *w, pid_t pid);
 
+/*
+ * Run-time control, until the daemon ends. It goes before the rules, --pid before both.
+ *
+ * attach: watches this process whatever the rules say; errno as python_open(), -EUSERS where there is no room,
+ * -EBUSY while everything is paused. One that is watched stays so.
+ * detach: lets go of it, and keeps away until it is attached again. -ENOENT if it is not watched.
+ * pause: lets go of everything, and looks at nothing, until it is resumed. What was known of a process that goes
+ * on is kept (target_kept.c).
+ */
+int watch_attach(struct watch *w, pid_t pid, struct err *err);
+int watch_detach(struct watch *w, pid_t pid, struct err *err);
+void watch_pause(struct watch *w);
+void watch_resume(struct watch *w);
+bool watch_paused(const struct watch *w);
+
 /* Why a process is or is not watched: true if it is (or would be at the next scan). rule: "--pid",
- * "targets[0]", "no rules: every Python", ... */
+ * "pyleakctl attach", "targets[0]", "no rules: every Python", ... */
 bool watch_why(
 	struct watch *w, pid_t pid, char *rule, size_t n_rule, char *reason, size_t n_reason);
 

@@ -2,13 +2,18 @@
 """The daemon as a user meets it: what it answers, how it begins and ends, what it says when
 something is wrong."""
 
+import fcntl
 import json
 import os
+import pty
+import select
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import tempfile
+import termios
 import time
 import unittest
 
@@ -511,6 +516,151 @@ class Requests(harness.RootTest):
         self.assertEqual(d.ctl("growth", t.pid, "--since", "never").code, 2)
         for a in (d.ctl("top", 1), d.ctl("top"), d.ctl("frobnicate")):
             self.assertEqual(len(a.err.strip().splitlines()), 1, a.err)
+
+
+class Control(harness.RootTest):
+    def test_attach_and_detach(self):
+        """They go before the rules, and --pid is no more than an attach at the start."""
+        wanted = harness.Target(self, IDLE, name="wanted.py")
+        out = harness.Target(self, IDLE, name="wanted-not.py", extra_env={"PYLEAK": "off"})
+        wanted.hear(), out.hear()
+        d = harness.Daemon(self, config={"targets": [{"match": {"cmdline": "*wanted*.py"}}]})
+
+        def watched():
+            return sorted(x["pid"] for x in d.ask("status")["targets"])
+
+        d.wait_for(lambda: watched() == [wanted.pid])
+        why = d.ask("attach", out.pid)
+        self.assertEqual((why["watched"], why["rule"], why["pid"]), (True, "pyleakctl attach", out.pid))
+        self.assertTrue(d.ask("attach", out.pid)["watched"], "once more is no mistake")
+        self.assertEqual(watched(), sorted((wanted.pid, out.pid)))
+        self.assertTrue(d.top(out.pid, "--fresh"))
+        why = d.ask("detach", wanted.pid)
+        self.assertEqual((why["watched"], why["rule"]), (False, "pyleakctl detach"))
+        d.process.send_signal(signal.SIGHUP)
+        time.sleep(5)  # two scans
+        self.assertEqual(watched(), [out.pid])
+        self.assertEqual(d.ctl("detach", wanted.pid).code, 1)
+        self.assertIn("pyleakctl detach", d.ask("why", wanted.pid)["reason"])
+        self.assertTrue(d.ask("attach", wanted.pid)["watched"])
+        self.assertTrue(d.ask("detach", out.pid)["python"] is None)
+        self.assertEqual(watched(), [wanted.pid])
+        for pid, code in ((1 << 22, 1), (d.process.pid, 1), (0, 2)):
+            self.assertEqual(d.ctl("attach", pid).code, code, pid)
+        self.assertEqual(watched(), [wanted.pid])
+
+    def test_last_pid_detached(self):
+        """The daemon ends when the last --pid target has ended, not when it is let go of."""
+        t = harness.Target(self, IDLE)
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        d.ask("detach", t.pid)
+        self.assertEqual(d.ask("status")["targets"], [])
+        self.assertTrue(d.ask("attach", t.pid)["watched"])
+        t.end()
+        self.assertEqual(d.process.wait(30), 0)
+
+    def test_pause(self):
+        t = harness.Target(self, """
+class Session: pass
+kept = []
+while True:
+    kept.extend(Session() for i in range(1000)); say(len(kept)); hear()
+""", name="paused.py")
+        given = harness.Target(self, IDLE)
+        t.hear(), given.hear()
+        d = harness.Daemon(self, given.pid, config=dict(
+            harness.Daemon.DEFAULTS, targets=[{"match": {"cmdline": "*/paused.py"}}]))
+        d.wait_for(lambda: len(d.ask("status")["targets"]) == 2)
+        d.top(t.pid, "--fresh")
+        t.ask()
+        d.top(t.pid, "--fresh")
+        points = d.ask("history", t.pid, "--type", "Session")["points"]
+        self.assertGreater(harness.links(), 0)
+        paused = d.ask("pause")
+        self.assertEqual((paused["paused"], paused["targets"]), (True, 0))
+        d.wait_for(lambda: harness.links() == 0)
+        for verb in ("pause", "status"):
+            self.assertIn("paused", d.ctl(verb).out)
+        self.assertTrue(d.ask("status")["paused"])
+        for verb in ("top", "dump"):
+            a = d.ctl(verb, t.pid)
+            self.assertEqual(a.code, 1)
+            self.assertIn("pyleakctl resume", a.err)
+        self.assertEqual(d.ctl("attach", t.pid).code, 4)
+        d.process.send_signal(signal.SIGHUP)
+        time.sleep(3)
+        self.assertEqual((harness.links(), d.ask("status")["targets"]), (0, []))
+        t.ask()
+        self.assertFalse(d.ask("resume")["paused"])
+        d.wait_for(lambda: len(d.ask("status")["targets"]) == 2)
+        self.assertEqual(d.top(t.pid, "--fresh")["__main__.Session"]["count"], 3000)
+        again = d.ask("history", t.pid, "--type", "Session")["points"]
+        self.assertEqual(again[0], points[0], "what was known is known")
+        self.assertEqual(d.ask("why", given.pid)["rule"], "--pid")
+
+    def test_control_is_for_few(self):
+        t = harness.Target(self, IDLE)
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        f = d.connect(65534)
+        for verb in ("attach", "detach", "pause", "resume"):
+            f.write(json.dumps({"verb": verb, "args": {"pid": t.pid}}) + "\n")
+            f.flush()
+            answer = json.loads(f.readline())
+            self.assertEqual(answer.get("exit"), 4, (verb, answer))
+        self.assertEqual([x["pid"] for x in d.ask("status")["targets"]], [t.pid])
+        support = d.ctl("--json", "support")
+        self.assertEqual((support.code, t.pid in [x["pid"] for x in support.json["pythons"]]), (0, True))
+
+    def on_terminal(self, d, *args):
+        """pyleakctl on a terminal of 24 lines and 100 columns: the process, and our end of it."""
+        ours, its = pty.openpty()
+        self.addCleanup(os.close, ours)
+        fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+        p = subprocess.Popen([f"{harness.BUILD}/pyleakctl", "--socket", d.socket, *map(str, args)], stdin=its,
+                             stdout=its, stderr=its, env=dict(os.environ, TERM="xterm"))
+        self.addCleanup(os.close, its)
+        self.addCleanup(p.wait)
+        self.addCleanup(p.kill)
+        return p, ours, its
+
+    def screen(self, ours, until):
+        text, end = "", time.monotonic() + 30
+        while not until(text):
+            if not select.select([ours], [], [], 1)[0]:
+                self.assertLess(time.monotonic(), end, text)
+                continue
+            text += os.read(ours, 1 << 16).decode()
+        return text
+
+    def test_watch(self):
+        """The terminal is afterwards as it was, however it ends."""
+        t = harness.Target(self, "class Kept: pass\nkept = [Kept() for i in range(3333)]\nsay('up'); hear()\n")
+        t.hear()
+        d = harness.Daemon(self, t.pid)
+        d.top(t.pid, "--fresh")
+        for args, shown in (((t.pid, "-n", 100), "3 333"), ((), str(t.pid))):
+            for signum in (None, signal.SIGTERM, signal.SIGINT):
+                p, ours, its = self.on_terminal(d, "watch", *args, "--interval", "300ms")
+                before = termios.tcgetattr(its)
+                text = self.screen(ours, lambda text, n=shown: text.count("q: quit") > 2 and n in text)
+                self.assertTrue(text.startswith("\033[?1049h"), text)
+                frame = text.split("\033[H")[2]
+                self.assertLessEqual(frame.count("\n"), 23)
+                self.assertNotEqual(termios.tcgetattr(its), before)
+                if signum:
+                    p.send_signal(signum)
+                else:
+                    os.write(ours, b"q")
+                self.assertTrue(self.screen(ours, lambda text: "\033[?1049l" in text).endswith("\033[?1049l"))
+                self.assertEqual(p.wait(10), -signum if signum else 0)
+                self.assertEqual(termios.tcgetattr(its), before)
+        a = d.ctl("watch")
+        self.assertEqual((a.code, len(a.err.splitlines())), (2, 1), a.err)
+        p, ours, _ = self.on_terminal(d, "watch", os.getpid())
+        self.assertIn("is not watched", self.screen(ours, lambda text: "\n" in text))
+        self.assertEqual(p.wait(10), 1)
 
 
 if __name__ == "__main__":

@@ -295,9 +295,10 @@ static void test_bad_options(void **state)
 		const char *line, *part;
 	} cases[] = {
 		{"", "no verb"},
-		{"watch", "\"watch\""},
-		{"watch", "status, top, growth, history, suspects, dump, dumps, chain, backrefs, "
-			  "refs, types, instances, diff, dominators, leaking, cycles, replay, why"},
+		{"look", "\"look\""},
+		{"look", "status, top, growth, history, suspects, dump, dumps, chain, backrefs, "
+			 "refs, types, instances, diff, dominators, leaking, cycles, replay, why, watch, "
+			 "attach, detach, pause, resume, support"},
 		{"top", "something is missing"},
 		{"top 1 2", "\"2\""},
 		{"status 1", "\"1\""},

@@ -380,6 +380,25 @@ static void test_suspects(void **state)
 	check(*state, "suspects", &none, "no suspects\n");
 }
 
+static void test_pause(void **state)
+{
+	const struct canned paused = {.verb = "pause",
+		.args = "{}",
+		.result = "{\"at\":\"2026-11-23T08:25:58.000Z\",\"paused\":true,\"targets\":0}"};
+	const struct canned resumed = {.verb = "resume",
+		.args = "{}",
+		.result = "{\"at\":\"2026-11-23T08:25:58.000Z\",\"paused\":false,\"targets\":1}"};
+	const struct canned status = {.verb = "status",
+		.args = "{}",
+		.result = "{\"at\":\"2026-11-23T08:25:58.000Z\",\"version\":\"1\",\"paused\":true,"
+			  "\"targets\":[]}"};
+
+	check(*state, "pause", &paused, "paused: nothing is watched until pyleakctl resume\n");
+	check(*state, "resume", &resumed, "1 process is watched; others are looked for now\n");
+	check(*state, "status", &status,
+		"pyleakd 1 is paused: nothing is watched until pyleakctl resume\n");
+}
+
 static void test_why(void **state)
 {
 	const struct canned k = {.verb = "why",
@@ -647,6 +666,10 @@ static void test_odd_documents(void **state)
 		{"history 1 --type x", "history", "{\"pid\":1,\"type\":\"x\"}"},
 		{"suspects", "suspects", "{}"},
 		{"why 1", "why", "{\"pid\":1}"},
+		{"attach 1", "attach", "{\"pid\":1}"},
+		{"detach 1", "detach", "{\"pid\":1}"},
+		{"pause", "pause", "{}"},
+		{"resume", "resume", "{}"},
 		{"dump 1", "dump", "{\"pid\":1,\"types\":[],\"wait\":true,\"force\":false}"},
 		{"dumps", "dumps.list", "{}"},
 		{"dumps show x", "dumps.show", "{\"id\":\"x\"}"},
@@ -716,7 +739,8 @@ static void test_usage(void **state)
 	check_error(f, "fly", NULL, EXIT_USAGE,
 		"pyleakctl: no verb \"fly\" in this version: there are status, top, growth, "
 		"history, suspects, dump, dumps, chain, backrefs, refs, types, instances, diff, "
-		"dominators, leaking, cycles, replay, why\n");
+		"dominators, leaking, cycles, replay, why, watch, attach, detach, pause, resume, "
+		"support\n");
 	check_error(
 		f, "dump 1 --type \xff", NULL, EXIT_USAGE, "pyleakctl: --type: not UTF-8 text\n");
 	check_error(
@@ -763,6 +787,7 @@ int main(void)
 		T(test_history),
 		T(test_suspects),
 		T(test_why),
+		T(test_pause),
 		T(test_dump),
 		T(test_dumps),
 		T(test_dumps_show_to_file),
