@@ -10,6 +10,7 @@
 #define NEWS_MAX         2
 #define REFUSED_RETRY_NS UINT64_C(600000000000)
 #define ASKED_NEXT_NS    UINT64_C(60000000000) /* at the most, after one that was asked for */
+#define START_CPU_NS     UINT64_C(10000000) /* an interpreter's start takes as much */
 #define MOVED_MAX        1e15 /* objects, so that sums of bounds stay numbers */
 #define SMALL_MAX        512 /* bytes, of a block in a pool: obmalloc.c */
 #define HEADS_MAX        32  /* in front of an object */
@@ -104,7 +105,7 @@ static void take_over(struct target *t, const struct blocks_type *b)
 		ty->blocks.births, ty->blocks.deaths);
 	if (!ty->blocks.known) { /* twice the pace at which it has come to what it has */
 		ty->blocks.drift = 2 * (double)(law_census_level(&ty->law, NULL) + DOUBT) /
-				   (double)MAX(cpu_ns, UINT64_C(1));
+				   (double)MAX(cpu_ns, START_CPU_NS);
 	} else if (cpu_ns > ty->blocks.cpu_ns) {
 		double drift = fabs((double)(law_census_level(&ty->law, NULL) - before)) /
 			       (double)(cpu_ns - ty->blocks.cpu_ns);

@@ -90,7 +90,7 @@ struct watch {
 	struct target_turns turns;
 	sd_event_source *scan, *probe_source, *children, *expire;
 	struct wish *wishes; /* none twice of a process */
-	size_t n_wishes;
+	size_t n_wishes, cap_wishes;
 	bool paused;
 	bool children_logged;
 	bool pids_given;
@@ -116,7 +116,7 @@ static bool same_process(const struct proc_id *a, const struct proc_id *b)
 	return a->pid == b->pid && a->start_ticks == b->start_ticks;
 }
 
-static const struct wish *wish_of(const struct watch *w, const struct proc_id *id)
+static struct wish *wish_of(const struct watch *w, const struct proc_id *id)
 {
 	for (size_t i = 0; i < w->n_wishes; i++)
 		if (same_process(&w->wishes[i].id, id))
@@ -124,25 +124,37 @@ static const struct wish *wish_of(const struct watch *w, const struct proc_id *i
 	return NULL;
 }
 
-/* In place of an earlier one. Those of processes that are gone make room. */
+static bool is_there(const struct proc_id *id)
+{
+	struct proc_id now;
+
+	return !proc_id_get(id->pid, &now) && same_process(&now, id);
+}
+
+/* In place of an earlier one, else behind all others. Those of processes that are gone make room. */
 static int wish_set(struct watch *w, const struct proc_id *id, bool watch, const char *by)
 {
-	struct wish *v;
-	size_t n = 0;
+	struct wish *x = wish_of(w, id);
 
-	for (size_t i = 0; i < w->n_wishes; i++) {
-		struct proc_id now;
+	if (!x && w->n_wishes == w->cap_wishes) {
+		size_t n = 0;
 
-		if (!same_process(&w->wishes[i].id, id) && !proc_id_get(w->wishes[i].id.pid, &now) &&
-			same_process(&now, &w->wishes[i].id))
-			w->wishes[n++] = w->wishes[i];
+		for (size_t i = 0; i < w->n_wishes; i++)
+			if (is_there(&w->wishes[i].id))
+				w->wishes[n++] = w->wishes[i];
+		w->n_wishes = n;
+		w->cap_wishes = 2 * n + 8;
+		x = reallocarray(w->wishes, w->cap_wishes, sizeof(*x));
+		if (!x) {
+			w->cap_wishes = n;
+			return -ENOMEM;
+		}
+		w->wishes = x;
+		x = NULL;
 	}
-	w->n_wishes = n;
-	v = reallocarray(w->wishes, n + 1, sizeof(*v));
-	if (!v)
-		return -ENOMEM;
-	w->wishes = v;
-	w->wishes[w->n_wishes++] = (struct wish){*id, watch, by};
+	if (!x)
+		x = &w->wishes[w->n_wishes++];
+	*x = (struct wish){*id, watch, by};
 	return 0;
 }
 
@@ -419,13 +431,11 @@ static void scan_now(struct watch *w)
 	sd_event_source_set_enabled(w->scan, SD_EVENT_ONESHOT);
 }
 
-/* A process that was asked for, or detached, is still there. */
-static bool wishes_alive(const struct watch *w)
+/* A process that was let go of by hand may be taken up again. */
+static bool detached_are_there(const struct watch *w)
 {
-	struct proc_id now;
-
 	for (size_t i = 0; i < w->n_wishes; i++)
-		if (!proc_id_get(w->wishes[i].id.pid, &now) && same_process(&now, &w->wishes[i].id))
+		if (!w->wishes[i].watch && is_there(&w->wishes[i].id))
 			return true;
 	return false;
 }
@@ -435,7 +445,7 @@ static void on_gone(struct target *t, const char *why, void *userdata)
 	struct watch *w = userdata;
 
 	end_target(w, t, why);
-	if (!w->n_targets && w->pids_given && !w->o.use_rules && !wishes_alive(w)) {
+	if (!w->n_targets && w->pids_given && !w->o.use_rules && !detached_are_there(w)) {
 		log_info("the last --pid target is gone");
 		sd_event_exit(w->o.event, 0);
 	} else {
@@ -718,10 +728,8 @@ void watch_resume(struct watch *w)
 	for (size_t i = 0; i < w->n_wishes; i++) {
 		const struct wish *x = &w->wishes[i];
 		struct err err = {{0}};
-		struct proc_id now;
 
-		if (x->watch && !proc_id_get(x->id.pid, &now) && same_process(&now, &x->id) &&
-			open_target(w, x->id.pid, &err))
+		if (x->watch && is_there(&x->id) && open_target(w, x->id.pid, &err))
 			log_warning("not watched any more: %s", err.msg);
 	}
 	w->n_seen = 0; /* look at everything anew */
