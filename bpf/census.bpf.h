@@ -93,6 +93,7 @@ static __always_inline void run_begin(struct pyleak_target *t, struct progress *
 /* Whether there may be another try. */
 static __always_inline int run_again(struct pyleak_target *t, struct progress *p, __u32 why)
 {
+	barrier_var(why); /* as in read_line() */
 	if (why < PYLEAK_N_RESTARTS)
 		p->restarts[why]++;
 	p->restarted++;
@@ -166,8 +167,7 @@ __noinline int walk_on(__u32 slot)
 		return 0;
 	w = &walk;
 	for (int i = 0; i < RINGS + LOOPS; i++) {
-		if (!w->back && !p->young && w->ring == RING_YOUNG && !w->on &&
-			!go_on_young(t, p))
+		if (!w->back && !p->young && w->ring == RING_YOUNG && !w->on && !go_on_young(t, p))
 			break;
 		walk_ring();
 		if (w->restart || w->full || w->stopped)

@@ -81,7 +81,8 @@ static struct walk {
 	__u32 record;       /* the step's end: nodes to go, which become cursors */
 	__u32 stopped;
 	__u32 record_all, check;
-	__u32 lines, rest; /* lines to be read in vain before nodes are read one by one; so many of them */
+	__u32 lines,
+		rest; /* lines to be read in vain before nodes are read one by one; so many of them */
 } walk USED;
 
 /* A census under way, one a slot. Where it began and what the rings looked like at its last step. */
@@ -193,6 +194,7 @@ static __always_inline const __u64 *read_line(void)
 	__u32 i = w->cur >> 3 & (LINE_WORDS - 1);
 	struct line *l = &lines[(at / LINE_BYTES ^ at >> 14) & (LINES - 1)];
 
+	barrier_var(i); /* what is compared is what is used: compilers like to do the sum twice */
 	if (w->cur & 7 || i > LINE_WORDS - NODE_WORDS)
 		return 0;
 	if (l->at == at && l->walk == w->number) {

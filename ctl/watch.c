@@ -96,7 +96,9 @@ static int frame(const struct ctl *c, const struct options *o, pid_t pid, char *
 	f.scratch = NULL;
 	f.now_ms = now_realtime_ms();
 	if (pid) {
-		r = ask(&f, "top", json_pack("{s:i, s:I, s:b}", "pid", (int)pid, "n", (json_int_t)o->n, "fresh", 0),
+		r = ask(&f, "top",
+			json_pack("{s:i, s:I, s:b}", "pid", (int)pid, "n", (json_int_t)o->n,
+				"fresh", 0),
 			show_top);
 		r = r ?: next(&f, "suspects", json_pack("{s:i}", "pid", (int)pid), show_suspects);
 	} else {
@@ -154,7 +156,8 @@ int run_watch(struct ctl *c, const struct options *o)
 
 	if (c->json || !c->out_terminal || !isatty(STDIN_FILENO))
 		return ctl_fail(c, EXIT_USAGE,
-			"watch: it is for a terminal: for scripts there are status, suspects and top");
+			"watch: it is for a terminal: for scripts there are status, suspects and "
+			"top");
 	if (o->n_words) {
 		r = ctl_pid(c, o->words[0], &pid);
 		if (r)
@@ -166,7 +169,8 @@ int run_watch(struct ctl *c, const struct options *o)
 		return r;
 	}
 	if (!enter())
-		return ctl_fail(c, EXIT_BROKEN, "watch: the terminal cannot be set up: %s", strerror(errno));
+		return ctl_fail(c, EXIT_BROKEN, "watch: the terminal cannot be set up: %s",
+			strerror(errno));
 	draw(c, first, interval_ns);
 	while (wait_for_key(interval_ns)) {
 		_cleanup_free_ char *text = NULL;
