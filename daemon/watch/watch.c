@@ -747,10 +747,14 @@ bool watch_paused(const struct watch *w)
 const char *watch_last_dump(const struct watch *w, const struct target *t, const char *type)
 {
 	const struct proc_id *id = &target_info(t)->id;
+	struct store_dump d;
+	struct err err = {{0}};
 
 	for (size_t i = w->n_notes; i-- > 0;)
 		if (w->notes[i].pid == id->pid && w->notes[i].start_ticks == id->start_ticks &&
-			!strcmp(w->notes[i].type, type))
+			!strcmp(w->notes[i].type, type) &&
+			!store_dump_get(w->o.store, w->notes[i].dump, &d, &err) &&
+			(!strcmp(d.state, "running") || !strcmp(d.state, "done")))
 			return w->notes[i].dump;
 	return NULL;
 }

@@ -67,7 +67,7 @@ bool watch_paused(const struct watch *w);
 bool watch_why(
 	struct watch *w, pid_t pid, char *rule, size_t n_rule, char *reason, size_t n_reason);
 
-/* Id of the newest dump in which this type of this target was asked for, or NULL. */
+/* Id of the newest dump, done or running, in which this type of this target was asked for, or NULL. */
 const char *watch_last_dump(const struct watch *w, const struct target *t, const char *type);
 /* Remembers it. */
 void watch_note_dump(struct watch *w, const struct target *t, const char *type, const char *id);

@@ -212,6 +212,13 @@ class Dumps(harness.RootTest):
         self.assertEqual([x["dump"] for x in s if x["type"] == "__main__.Session"], [dump["id"]])
         time.sleep(3)
         self.assertEqual(len(d.ask("dumps", "list")["dumps"]), 1, "cooldown")
+        # The newest that is there.
+        newer = d.ask("dump", t.pid, "--type", "__main__.Session")["id"]
+        for newest in (newer, dump["id"]):
+            s = d.ask("suspects", t.pid)["suspects"]
+            self.assertEqual([x["dump"] for x in s if x["type"] == "__main__.Session"], [newest])
+            if newest == newer:
+                d.ask("dumps", "rm", newer)
         # The cooldown survives a restart of the daemon.
         self.assertEqual(d.stop(), 0)
         again = harness.Daemon(self, t.pid, config=config, args=("--state-dir", d.state))

@@ -328,7 +328,8 @@ while True: m[random.randrange(pages) * 4096]
 
     def test_pressure(self):
         mine, other, pressure = self.groups()
-        target = Target(self, "big = [[i] for i in range(1000000)]\nsay(1)\nwhile hear(): say(2)",
+        # Large: a copy of a million objects lives too shortly for others to stand still for long meanwhile.
+        target = Target(self, "big = [[i] for i in range(3000000)]\nsay(1)\nwhile hear(): say(2)",
                         preexec_fn=self.enter(mine))
         target.hear()
         file = os.path.join(BUILD, f"thrash-{os.getpid()}")  # a folder in memory would not do
