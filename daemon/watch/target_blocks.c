@@ -103,8 +103,8 @@ static void take_over(struct target *t, const struct blocks_type *b)
 	before = law_census_level(&ty->law, NULL);
 	law_census(&ty->law, b->count > births ? b->count - births : 0, b->count + deaths,
 		ty->blocks.births, ty->blocks.deaths);
-	if (!ty->blocks.known) { /* twice the pace at which it has come to what it has */
-		ty->blocks.drift = 2 * (double)(law_census_level(&ty->law, NULL) + DOUBT) /
+	if (!ty->blocks.known) { /* the pace at which it has come to what it has */
+		ty->blocks.drift = (double)(law_census_level(&ty->law, NULL) + DOUBT) /
 				   (double)MAX(cpu_ns, START_CPU_NS);
 	} else if (cpu_ns > ty->blocks.cpu_ns) {
 		double drift = fabs((double)(law_census_level(&ty->law, NULL) - before)) /
@@ -129,11 +129,11 @@ int64_t target_blocks_level(
 	level = still ? law_census_level(&ty->law, &bound)
 		      : law_level(&ty->law, ty->births, ty->deaths, &bound);
 	bound = MAX(bound, MAX((int64_t)DOUBT, level / 100));
-	/* Nobody counts births and deaths: it goes on as it did, as far as one can tell. While the target
-	 * does not run nothing moves. */
+	/* Nobody counts births and deaths: it goes on as it did, or twice as fast, as far as one can tell.
+	 * While the target does not run nothing moves. */
 	used_ns = cpu_ns - MIN(ty->blocks.cpu_ns, cpu_ns);
 	if (!counted && used_ns > CENSUS_CPU_NS)
-		bound += llround(MIN(ty->blocks.drift * (double)used_ns, MOVED_MAX));
+		bound += llround(MIN(2 * ty->blocks.drift * (double)used_ns, MOVED_MAX));
 	*ret_bound = bound;
 	return level;
 }

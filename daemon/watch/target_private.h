@@ -84,7 +84,7 @@ struct target {
 		bool asked;       /* and somebody waits for it */
 		struct pace_turn turn;
 		uint64_t next_ns; /* not before, CLOCK_MONOTONIC; and see target_blocks_due() */
-		uint64_t cpu_ns;  /* the target's time when it began */
+		uint64_t cpu_ns;  /* the target's own time when it began */
 		bool all;         /* it counts every type, not only those */
 		unsigned found;   /* readings in a row that found types, the last one included */
 		int64_t all_ms;   /* the last one of that kind; 0: none */
@@ -181,7 +181,7 @@ bool at_census(const struct target *t);
 void target_blocks_init(struct target *t);
 /* Asks for a reading; target_blocks_done() follows. -EBUSY: one is on its way. */
 int target_blocks_start(struct target *t);
-/* Of a type that a reading has spoken of: live objects now; *ret_bound is -1 where there is none. */
+/* Of a type that a reading has spoken of: live objects now, and how far that may be off. */
 int64_t target_blocks_level(
 	const struct target *t, const struct target_type *ty, int64_t *ret_bound);
 /* Whether it is time for one that nobody waits for. */

@@ -116,8 +116,7 @@ while True: say(busy(float(hear())))
             self.assertEqual({n: r for n, r in top.items() if r["quality"] == "estimate"
                               and None in (r["count"], r["count_bound"])}, {})
             row = top["str"]
-            # It is as steady as the processor that it shares: an estimate of a pace, not a promise.
-            self.assertLessEqual(abs(row["count"] - before - kept), 2 * row["count_bound"], (row, kept))
+            self.assertLessEqual(abs(row["count"] - before - kept), row["count_bound"], (row, kept))
 
 
 class Untracked(harness.RootTest):
