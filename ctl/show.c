@@ -492,7 +492,7 @@ void show_paused(struct ctl *c, const json_t *result)
 	if (json_is_true(json_object_get(result, "paused")))
 		fputs("paused: nothing is watched until pyleakctl resume\n", c->out);
 	else
-		fprintf(c->out, "%" JSON_INTEGER_FORMAT " process%s watched; others are looked for now\n", n,
+		fprintf(c->out, "%" JSON_INTEGER_FORMAT " process%s watched so far\n", n,
 			n == 1 ? " is" : "es are");
 }
 

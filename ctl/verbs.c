@@ -184,28 +184,28 @@ static int run_suspects(struct ctl *c, const struct options *o)
 	return r ?: ask_and_show(c, "suspects", args, false, show_suspects);
 }
 
-static int run_why(struct ctl *c, const struct options *o)
+/* Verbs that answer what is so of one process, and why. */
+static int ask_why(struct ctl *c, const struct options *o, const char *verb)
 {
 	int r;
 	json_t *args = pid_args(c, o, &r);
 
-	return r ?: ask_and_show(c, "why", args, false, show_why);
+	return r ?: ask_and_show(c, verb, args, false, show_why);
+}
+
+static int run_why(struct ctl *c, const struct options *o)
+{
+	return ask_why(c, o, "why");
 }
 
 static int run_attach(struct ctl *c, const struct options *o)
 {
-	int r;
-	json_t *args = pid_args(c, o, &r);
-
-	return r ?: ask_and_show(c, "attach", args, false, show_why);
+	return ask_why(c, o, "attach");
 }
 
 static int run_detach(struct ctl *c, const struct options *o)
 {
-	int r;
-	json_t *args = pid_args(c, o, &r);
-
-	return r ?: ask_and_show(c, "detach", args, false, show_why);
+	return ask_why(c, o, "detach");
 }
 
 static int run_pause(struct ctl *c, const struct options *o)

@@ -61,7 +61,10 @@ static bool enter(void)
 	t = terminal_before;
 	t.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
 	tcsetattr(STDIN_FILENO, TCSANOW, &t);
-	return write(STDOUT_FILENO, ENTER, sizeof(ENTER) - 1) > 0;
+	if (write(STDOUT_FILENO, ENTER, sizeof(ENTER) - 1) > 0)
+		return true;
+	leave();
+	return false;
 }
 
 static int ask(struct ctl *c, const char *verb, json_t *args,
@@ -165,7 +168,7 @@ int run_watch(struct ctl *c, const struct options *o)
 	}
 	r = frame(c, o, pid, &first);
 	if (r) {
-		fputs(first ?: "", c->err);
+		fputs(first ?: "pyleakctl: watch: out of memory\n", c->err);
 		return r;
 	}
 	if (!enter())

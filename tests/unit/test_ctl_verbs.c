@@ -394,7 +394,7 @@ static void test_pause(void **state)
 			  "\"targets\":[]}"};
 
 	check(*state, "pause", &paused, "paused: nothing is watched until pyleakctl resume\n");
-	check(*state, "resume", &resumed, "1 process is watched; others are looked for now\n");
+	check(*state, "resume", &resumed, "1 process is watched so far\n");
 	check(*state, "status", &status,
 		"pyleakd 1 is paused: nothing is watched until pyleakctl resume\n");
 }
