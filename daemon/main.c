@@ -199,22 +199,6 @@ static int parse_options(int argc, char **argv, struct options *o)
 	return check_options(o);
 }
 
-/* Which exit code an error of python_open(), probe_open() or probe_attach() asks for. */
-static int exit_code_of(int r)
-{
-	switch (r) {
-	case -ESRCH:
-	case -ENOEXEC:
-	case -EAGAIN:
-		return EXIT_NO;
-	case -EPERM:
-	case -EACCES:
-		return EXIT_REFUSED;
-	default:
-		return EXIT_BROKEN;
-	}
-}
-
 /* The file in force: --config, else the default place if there is one, else NULL. */
 static const char *config_path(const struct options *o)
 {
@@ -332,13 +316,13 @@ static int start(struct daemon *d)
 		python_free(py);
 		if (r) {
 			log_error("%s", err.msg);
-			return r == -EOPNOTSUPP || r == -EPROTO ? EXIT_NO : exit_code_of(r);
+			return watch_exit_code(r);
 		}
 	}
 	r = probe_open(&po, &d->probe, &err);
 	if (r) {
 		log_error("%s", err.msg);
-		return r == -EOPNOTSUPP ? EXIT_REFUSED : exit_code_of(r);
+		return r == -EOPNOTSUPP || r == -EPERM || r == -EACCES ? EXIT_REFUSED : EXIT_BROKEN;
 	}
 	err.msg[0] = 0;
 	r = store_open(d->o.state_dir ? d->o.state_dir : STATE_DIR, &d->store, &err);
@@ -372,13 +356,15 @@ static int start(struct daemon *d)
 	r = watch_new(&wo, &d->watch, &err);
 	if (r) {
 		log_error("%s", err.msg);
-		return r == -EOPNOTSUPP || r == -EPROTO ? EXIT_NO : exit_code_of(r);
+		return watch_exit_code(r);
 	}
 	r = serve_open(d->event, d->o.socket ? d->o.socket : CONTROL_SOCKET_PATH, answer_request,
 		d->watch, &d->serve, &err);
 	if (r) {
 		log_error("%s", err.msg);
-		return r == -EADDRINUSE ? EXIT_USAGE : exit_code_of(r);
+		return r == -EADDRINUSE              ? EXIT_USAGE
+		       : r == -EACCES || r == -EPERM ? EXIT_REFUSED
+						     : EXIT_BROKEN;
 	}
 	if (d->config->metrics_listen &&
 		http_open(d->event, d->config->metrics_listen, write_metrics, d, &d->http, &err)) {

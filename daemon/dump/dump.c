@@ -123,17 +123,26 @@ static void job_progress(struct job *j, const char *text)
 		j->r.on_progress(j->r.userdata, text);
 }
 
-/* Ends the first job: row, callback, next one. */
+/* Its capture has begun, or what comes after it. */
+static bool job_begun(const struct job *j)
+{
+	return j->sock >= 0 || j->child;
+}
+
+/* Ends a job: row, callback, next one. */
 static void job_finish(struct job *j, const char *state, int exit_code, const char *error)
 {
 	struct dump_manager *m = j->m;
 	struct dump_outcome o = {.exit_code = exit_code, .error = error, .dump = &j->d};
 	struct err err = {{0}};
+	struct job **at = &m->first;
 	json_t *doc = NULL;
 	char path[PATH_MAX];
 
 	job_release_child(j);
-	m->first = j->next;
+	while (*at != j)
+		at = &(*at)->next;
+	*at = j->next;
 	snprintf(j->d.state, sizeof(j->d.state), "%s", state);
 	snprintf(j->d.error, sizeof(j->d.error), "%s", error ? error : "");
 	if (store_dump_end(m->store, &j->d, &err)) {
@@ -550,7 +559,7 @@ static int on_kick(sd_event_source *s, void *userdata)
 {
 	struct dump_manager *m = userdata;
 
-	if (m->first && m->first->sock < 0 && !m->first->child)
+	if (m->first && !job_begun(m->first))
 		job_capture(m->first);
 	return 0;
 }
@@ -672,6 +681,19 @@ void dump_forget(struct dump_manager *m, void *userdata)
 			j->r.on_progress = NULL;
 			j->r.on_done = NULL;
 		}
+}
+
+void dump_cancel(struct dump_manager *m, pid_t pid, const char *why)
+{
+	struct job *j = m->first;
+
+	while (j) {
+		struct job *next = j->next;
+
+		if ((!pid || j->d.pid == pid) && !job_begun(j))
+			job_finish(j, "refused", EXIT_REFUSED, why);
+		j = next;
+	}
 }
 
 unsigned dump_pending(const struct dump_manager *m, pid_t pid)

@@ -80,6 +80,10 @@ int dump_start(struct dump_manager *m, const struct dump_request *r, char ret_id
 /* The one who asked is gone: no more callbacks with this userdata; the dump goes on. */
 void dump_forget(struct dump_manager *m, void *userdata);
 
+/* Refuses what waits its turn for that pid (0: for all), with these words. What has begun goes on: its target is on
+ * its way already. */
+void dump_cancel(struct dump_manager *m, pid_t pid, const char *why);
+
 /* Number of jobs queued or running for that pid (0: all). */
 unsigned dump_pending(const struct dump_manager *m, pid_t pid);
 

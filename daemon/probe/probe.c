@@ -283,7 +283,7 @@ static int bring_up(struct probe *p, struct err *err)
 	if (r)
 		return err_set(err, r == -EINVAL ? -EOPNOTSUPP : r,
 			"loading BPF programs: %s (%s); LIBBPF_DEBUG=1 shows what the kernel says",
-			strerror(-r), libbpf_last);
+			strerror(-r), verifier_last[0] ? verifier_last : libbpf_last);
 
 	p->shared_bytes = (p->max_targets + 1) * sizeof(struct pyleak_target);
 	p->shared_bytes = (p->shared_bytes + (size_t)page - 1) / (size_t)page * (size_t)page;

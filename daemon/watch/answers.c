@@ -521,26 +521,6 @@ static bool may_control(struct ask *a, const char *verb)
 	return false;
 }
 
-static int exit_code_of(int r)
-{
-	switch (r) {
-	case -ESRCH:
-	case -ENOENT:
-	case -ENOEXEC:
-	case -EAGAIN:
-	case -EOPNOTSUPP:
-	case -EPROTO:
-		return EXIT_NO;
-	case -EPERM:
-	case -EACCES:
-	case -EUSERS:
-	case -EBUSY:
-		return EXIT_REFUSED;
-	default:
-		return EXIT_BROKEN;
-	}
-}
-
 static void control(struct ask *a, const char *verb, int (*f)(struct watch *, pid_t, struct err *))
 {
 	struct err err = {{0}};
@@ -555,7 +535,11 @@ static void control(struct ask *a, const char *verb, int (*f)(struct watch *, pi
 		return;
 	r = f(a->w, pid, &err);
 	if (r)
-		serve_reply_error(a->q, exit_code_of(r), "%s", err.msg);
+		serve_reply_error(a->q,
+			r == -ENOENT                     ? EXIT_NO
+			: r == -EBUSY || r == -EUSERS    ? EXIT_REFUSED
+							 : watch_exit_code(r),
+			"%s", err.msg);
 	else
 		reply_why(a, &p);
 }

@@ -660,9 +660,8 @@ bool watch_why(struct watch *w, pid_t pid, char *rule, size_t n_rule, char *reas
 
 int watch_attach(struct watch *w, pid_t pid, struct err *err)
 {
-	struct proc_id id;
-	struct wish before = {.by = NULL};
 	const struct wish *wish;
+	struct proc_id id;
 	int r;
 
 	if (w->paused)
@@ -671,25 +670,16 @@ int watch_attach(struct watch *w, pid_t pid, struct err *err)
 		return err_set(err, -ESRCH, "pid %d: no such process", pid);
 	if (pid == getpid())
 		return err_set(err, -ENOEXEC, "pid %d is pyleakd itself", pid);
-	wish = wish_of(w, &id);
-	if (wish)
-		before = *wish;
-	if (!wish || !wish->watch) {
-		r = wish_set(w, &id, true, "pyleakctl attach");
+	if (!watch_target(w, pid)) {
+		r = open_target(w, pid, err);
 		if (r)
-			return err_set(err, r, "out of memory");
+			return r;
 	}
-	if (watch_target(w, pid))
-		return 0;
-	r = open_target(w, pid, err);
-	if (r && !(before.by && before.watch)) {
-		/* As if nothing had been asked. */
-		if (before.by)
-			wish_set(w, &id, before.watch, before.by);
-		else
-			w->n_wishes--; /* it stands last */
-	}
-	return r;
+	wish = wish_of(w, &id);
+	if (wish && wish->watch)
+		return 0; /* by --pid, or once more */
+	r = wish_set(w, &id, true, "pyleakctl attach");
+	return r ? err_set(err, r, "out of memory") : 0;
 }
 
 int watch_detach(struct watch *w, pid_t pid, struct err *err)
@@ -700,9 +690,10 @@ int watch_detach(struct watch *w, pid_t pid, struct err *err)
 	if (proc_id_get(pid, &id))
 		return err_set(err, -ESRCH, "pid %d: no such process", pid);
 	if (!t && !w->paused)
-		return err_set(err, -ENOENT, "pid %d is not watched", pid);
+		return err_set(err, -ENOENT, "pid %d is not watched: pyleakctl why %d tells why", pid, pid);
 	if (wish_set(w, &id, false, "pyleakctl detach"))
 		return err_set(err, -ENOMEM, "out of memory");
+	dump_cancel(w->o.dumps, pid, "the process is not watched any more: pyleakctl detach");
 	if (t)
 		end_target(w, t, "pyleakctl detach");
 	return 0;
@@ -712,9 +703,10 @@ void watch_pause(struct watch *w)
 {
 	if (w->paused)
 		return;
-	log_notice("paused: %zu processes are let go of", w->n_targets);
+	log_notice("paused: %zu process%s let go of", w->n_targets, w->n_targets == 1 ? " is" : "es are");
 	w->paused = true;
 	free(TAKE_PTR(w->round.pids));
+	dump_cancel(w->o.dumps, 0, "everything is paused: pyleakctl resume");
 	while (w->n_targets)
 		end_target(w, w->targets[w->n_targets - 1], "pyleakctl pause");
 }
@@ -855,6 +847,23 @@ static int new_triggers(struct watch *w, const struct config *c, struct trigger_
 		trigger_engine_import(e, &recs[i]);
 	*ret = e;
 	return 0;
+}
+
+int watch_exit_code(int r)
+{
+	switch (r) {
+	case -ESRCH:
+	case -ENOEXEC:
+	case -EAGAIN:
+	case -EOPNOTSUPP:
+	case -EPROTO:
+		return EXIT_NO;
+	case -EPERM:
+	case -EACCES:
+		return EXIT_REFUSED;
+	default:
+		return EXIT_BROKEN;
+	}
 }
 
 int watch_new(const struct watch_options *o, struct watch **ret, struct err *err)

@@ -36,6 +36,8 @@ struct watch_options {
 /* Attaches to the --pid targets at once: the first that fails ends it with that error (errno as
  * python_open()). Then scans. */
 int watch_new(const struct watch_options *o, struct watch **ret, struct err *err);
+/* Which exit code an error of python_open() or watch_new() asks for. */
+int watch_exit_code(int r);
 void watch_free(struct watch *w);
 
 /* After SIGHUP. The old configuration may be freed when this returns. Rules are applied anew:
@@ -48,12 +50,13 @@ struct target *watch_target_at(const struct watch *w, size_t i);
 struct target *watch_target(const struct watch *w, pid_t pid);
 
 /*
- * Run-time control, until the daemon ends. It goes before the rules, --pid before both.
+ * Run-time control, until the daemon ends. It goes before the rules, as --pid does; the last word holds.
  *
  * attach: watches this process whatever the rules say; errno as python_open(), -EUSERS where there is no room,
  * -EBUSY while everything is paused. One that is watched stays so.
  * detach: lets go of it, and keeps away until it is attached again. -ENOENT if it is not watched.
- * pause: lets go of everything, and looks at nothing, until it is resumed. What was known of a process that goes
+ * pause: lets go of everything, and looks at nothing, until it is resumed. Dumps that wait their turn are
+ * refused, here as well as there; one that has begun is finished. What was known of a process that goes
  * on is kept (target_kept.c).
  */
 int watch_attach(struct watch *w, pid_t pid, struct err *err);

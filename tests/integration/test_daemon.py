@@ -599,6 +599,27 @@ while True:
         self.assertEqual(again[0], points[0], "what was known is known")
         self.assertEqual(d.ask("why", given.pid)["rule"], "--pid")
 
+    def test_waiting_dumps(self):
+        """One that has begun is finished; who waits for the turn of another is told."""
+        big = harness.Target(self, "big = [[i] for i in range(1500000)]\nsay('up'); hear()\n")
+        t = harness.Target(self, IDLE)
+        big.hear(), t.hear()
+        d = harness.Daemon(self, big.pid, t.pid)
+        for verb, pids in (("detach", [t.pid]), ("pause", [t.pid])):
+            first = d.ask("dump", big.pid, "--type", "list", "--no-wait", "--force")["id"]
+            second = d.ask("dump", t.pid, "--type", "Session", "--no-wait", "--force")["id"]
+            d.ask(verb, *(pids if verb == "detach" else []))
+            states = {x["id"]: x["state"] for x in d.ask("dumps")["dumps"]}
+            self.assertEqual(states[second], "refused", states)
+            self.assertEqual(states[first], "running", states)
+            show = d.ctl("dumps", "show", second)
+            self.assertEqual(show.code, 1)
+            self.assertIn(f"pyleakctl {'detach' if verb == 'detach' else 'resume'}", show.err)
+            d.wait_for(lambda: {x["id"]: x["state"] for x in d.ask("dumps")["dumps"]}[first] == "done",
+                       what="the dump that had begun")
+            if verb == "detach":
+                d.ask("attach", t.pid)
+
     def test_control_is_for_few(self):
         t = harness.Target(self, IDLE)
         t.hear()
